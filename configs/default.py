@@ -1,0 +1,89 @@
+"""Every field there is, with its default; an experiment imports this and changes few lines."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults: SR3 with the mask, 16 -> 128, no data set named yet."""
+    c = ConfigDict()
+    c.mode = "train"  # train, compare, precompute, eval, show; --mode has precedence
+    c.workdir = ""  # of checkpoints, logs and reports; empty: runs/CONFIG; --workdir has precedence
+    c.seed = 0  # of parameters, data order, noise and samples
+
+    c.data = ConfigDict()
+    c.data.train = ""  # folder:PATH, tfds:NAME[/CONFIG][:SPLIT], samples:photos[/train|/test]
+    c.data.eval = ""  # the same forms; empty: hold out pictures of data.train
+    c.data.holdout = 16  # pictures held out of data.train where data.eval is empty
+    c.data.tfds_dir = ""  # where TFDS keeps its data sets; empty: its default
+    c.data.records = ""  # folder of the TFRecords; empty: WORKDIR/records
+    c.data.crop = "fit"  # "fit": shorter side to hr_size and centre square; "tiles": cut squares
+    c.data.hr_size = 128  # side of a record's HR picture
+    c.data.stride = 128  # distance of tiles, in HR pixels
+    c.data.scale = 8  # HR size / LR size
+    c.data.border = "pil"  # bicubic border rule: "pil" (SR3) or "matlab" (SRDiff)
+    c.data.on_bad = "stop"  # at an unreadable or too small picture: "stop", or "skip" and list it
+    c.data.pictures_per_shard = 256
+    c.data.patch = 0  # random training crop in HR pixels; 0: the whole record
+    c.data.flip = True  # random left-right flips
+    c.data.threads = 4  # that read and decode, per process
+    c.data.prefetch = 2  # batches made ahead
+
+    c.attention = ConfigDict()
+    c.attention.source = "edges"  # edges, sift, entropy; uniform, random (controls)
+    c.attention.input_size = 128  # shorter side of the up-sampled LR picture that is looked at
+    c.attention.cell = 4  # pixels of it per cell of the stored map
+    c.attention.aggregate = "max"  # over heads: max, mean, or the index of one
+    c.attention.normalise_heads = False  # min-max each head before aggregation
+
+    c.mask = ConfigDict()
+    c.mask.enabled = True  # False: the base method alone
+    c.mask.lower_bound = 0.05  # l: every pixel is diffused for at least this share of the steps
+    c.mask.loss_norm = "pixels"  # divide the loss by all "pixels" or by the mask's "area"
+    c.mask.context = "hr"  # outside the mask training shows noised "hr", or "lr" as sampling does
+    c.mask.input = "full"  # "masked": the network sees zeros outside the mask
+
+    c.diffusion = ConfigDict()
+    c.diffusion.formulation = "sr3"  # what is diffused: "sr3" the picture, "srdiff" the residual
+    c.diffusion.schedule = "linear"  # linear, quad, warmup10, warmup50, const, cosine
+    c.diffusion.steps = 2000  # T of training
+    c.diffusion.beta_start = 1e-6
+    c.diffusion.beta_end = 1e-2
+    c.diffusion.level = "continuous"  # the network is told sqrt(gamma), or the "discrete" step
+    c.diffusion.penalty = "l1"  # l1 or l2
+    c.diffusion.sampling_steps = 2000  # of the re-spaced chain
+
+    c.model = ConfigDict()
+    c.model.name = "sr3"
+    c.model.features = 64  # width of the first level
+    c.model.multipliers = (1, 2, 4, 8, 8)  # of the width, a level each
+    c.model.blocks = 2  # residual blocks a level
+    c.model.attention_resolutions = (16,)  # sizes (of hr_size halved) with self-attention
+    c.model.groups = 32  # of group normalisation
+    c.model.dropout = 0.0
+    c.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters are float32
+
+    c.train = ConfigDict()
+    c.train.steps = 1_000_000
+    c.train.batch_size = 256  # over all devices of all processes
+    c.train.accumulate = 1  # parts of the batch whose gradients are summed one after another
+    c.train.learning_rate = 1e-4
+    c.train.warmup_steps = 10_000
+    c.train.weight_decay = 0.0  # above 0: AdamW
+    c.train.clip_norm = 0.0  # of the global gradient; 0: none
+    c.train.ema_decay = 0.9999  # of the parameters that are sampled with; 0: no average
+    c.train.log_every = 100
+    c.train.checkpoint_every = 5_000
+    c.train.keep_checkpoints = 3
+    c.train.sample_every = 10_000  # steps between picture grids in TensorBoard; 0: none
+    c.train.sample_pictures = 4
+    c.train.offset_warning = 0.1  # warn where predicted y0 is off lr_up by this much in a channel
+    c.train.profile_at = 0  # step at which a profile of five steps is taken; 0: none
+    c.train.sharding = "replicate"  # of the state: "replicate", or "fsdp" to cut it over devices
+
+    c.eval = ConfigDict()
+    c.eval.pictures = 256  # at most, evenly spread over the held-out records
+    c.eval.batch_size = 32  # over all devices
+    c.eval.border = 0  # pixels cut off each side before PSNR and SSIM
+    c.eval.sheet_pictures = 6  # rows of the picture sheet
+
+    return c

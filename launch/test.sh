@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Installs with the test tools, checks the style and runs all tests. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/environment.sh
+install "[test]"
+.venv/bin/ruff check .
+# Two processes for two cores; a file's tests share what they compile.
+exec .venv/bin/python -m pytest -q -p no:cacheprovider -n 2 --dist loadfile tests "$@"

@@ -1,0 +1,1 @@
+"""YODA: area-masked diffusion super-resolution in JAX."""

@@ -1,0 +1,145 @@
+"""Batches as a pure function of (seed, step): resumable, and shared out over processes."""
+
+import collections
+import concurrent.futures
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from yoda_jax.attention.maps import attention_map
+from yoda_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+Placed = TypeVar("Placed")
+
+
+class Batches:
+    """Makes the batch of any step from examples that can be read at random.
+
+    Every epoch is a permutation drawn from (seed, epoch); flips and crops of an example are drawn
+    from (seed, place in the sequence of all examples). A batch holds `hr` (B H W 3), `lr` (B h w 3)
+    and `attention` (B H W 1), all uint8, with the attention cropped and flipped like the picture.
+
+    Process i of n gets rows [i B / n, (i + 1) B / n): together they are the batch that one process
+    would get. patch 0 takes examples whole, else a random square of that many HR pixels.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[dict],
+        *,
+        batch_size: int,
+        seed: int,
+        aggregate: str | int,
+        normalise_heads: bool = False,
+        patch: int = 0,
+        flip: bool = True,
+        process_index: int = 0,
+        process_count: int = 1,
+        threads: int = 4,
+    ) -> None:
+        if batch_size % process_count:
+            raise UserError(
+                f"train.batch_size={batch_size} must be divisible by the {process_count} processes."
+            )
+        self.examples = examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.aggregate = aggregate
+        self.normalise_heads = normalise_heads
+        self.patch = patch
+        self.flip = flip
+        share = batch_size // process_count
+        self.rows = range(process_index * share, (process_index + 1) * share)
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads)
+
+    def __call__(self, step: int) -> Batch:
+        """This process's rows of the batch of a step (the first step is 0)."""
+        places = [step * self.batch_size + row for row in self.rows]
+        return stack(list(self._pool.map(self._training_example, places)))
+
+    def whole(self, indices: Sequence[int]) -> Batch:
+        """Examples by index, neither cropped nor flipped, as evaluation needs them."""
+        return stack(list(self._pool.map(lambda i: self._cut(self.examples[i]), indices)))
+
+    def _training_example(self, place: int) -> Batch:
+        epoch, position = divmod(place, len(self.examples))
+        order = epoch_order(self.seed, epoch, len(self.examples))
+        example = self.examples[int(order[position])]
+        rng = np.random.default_rng([self.seed, 1, place])
+        height, width = example["hr"].shape[:2]
+        scale = height // example["lr"].shape[0]
+        if not self.patch:
+            corner, size = (0, 0), (height, width)
+        else:
+            if self.patch > min(height, width) or self.patch % scale:
+                raise UserError(
+                    f"data.patch={self.patch} must divide by the scale {scale} and fit into the "
+                    f"records' {width}x{height} pixels; change it, or data.hr_size."
+                )
+            size = (self.patch, self.patch)
+            corner = tuple(
+                scale * int(rng.integers((extent - self.patch) // scale + 1))
+                for extent in (height, width)
+            )
+        cut = self._cut(example, corner, size)
+        if self.flip and rng.random() < 0.5:
+            cut = {key: value[:, ::-1] for key, value in cut.items()}
+        return cut
+
+    def _cut(
+        self, example: dict, corner: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None
+    ) -> Batch:
+        """A rectangle of an example with its attention, taken from the whole picture's map."""
+        height, width = size or example["hr"].shape[:2]
+        y, x = corner
+        scale = example["hr"].shape[0] // example["lr"].shape[0]
+        top, left, picture_height, picture_width = (int(v) for v in example["place"])
+        box = (top + y, left + x, height, width)
+        return {
+            "hr": example["hr"][y : y + height, x : x + width],
+            "lr": example["lr"][
+                y // scale : (y + height) // scale, x // scale : (x + width) // scale
+            ],
+            "attention": attention_map(
+                example["attention"], example["attention_scale"], (picture_height, picture_width),
+                self.aggregate, self.normalise_heads, box,
+            ),
+        }  # fmt: skip
+
+
+@functools.lru_cache(maxsize=2)  # a batch may span two epochs
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order in which an epoch visits its examples, a permutation of range(count)."""
+    return np.random.default_rng([seed, 0, epoch]).permutation(count)
+
+
+def stack(cuts: Sequence[Batch]) -> Batch:
+    """Stacks the examples of a batch; raises UserError where their sizes differ."""
+    sizes = {cut["hr"].shape[:2] for cut in cuts}
+    if len(sizes) > 1:
+        raise UserError(
+            f"The records' pictures differ in size ({sorted(sizes)[:3]}); set data.patch to a size "
+            "that all of them hold."
+        )
+    return {key: np.stack([cut[key] for cut in cuts]) for key in cuts[0]}
+
+
+def prefetch(
+    make: Callable[[int], Placed], steps: Iterator[int], depth: int = 2
+) -> Iterator[Placed]:
+    """make(step) for each step in order, computed up to `depth` steps ahead in threads."""
+    with concurrent.futures.ThreadPoolExecutor(depth) as pool:
+        pending: collections.deque[concurrent.futures.Future] = collections.deque()
+        try:
+            for step in steps:
+                pending.append(pool.submit(make, step))
+                if len(pending) > depth:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

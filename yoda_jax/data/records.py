@@ -1,0 +1,151 @@
+"""TFRecords of examples: written shard by shard, read at random with their checksums verified.
+
+A folder of records holds the shards, an index beside each shard, `manifest.json`, and what
+`tfds.builder_from_directory` needs. A shard exists under its name only when it is complete.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from etils import epath
+
+# Not in TensorFlow's public names: its only reader at a byte offset that verifies checksums.
+from tensorflow.python.lib.io.tf_record import tf_record_random_reader
+
+from yoda_jax.errors import UserError
+
+FEATURES = tfds.features.FeaturesDict(
+    {
+        "name": tfds.features.Text(),
+        "hr": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+        "lr": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+        "attention": tfds.features.Tensor(
+            shape=(None, None, None), dtype=np.uint8, encoding="bytes"
+        ),
+        "attention_scale": tfds.features.Tensor(shape=(None,), dtype=np.float32),
+        "place": tfds.features.Tensor(shape=(4,), dtype=np.int32),
+    }
+)
+_NAME, _SPLIT = "yoda", "train"
+_FRAME_BYTES = 16  # length, its checksum and the data's checksum around every record
+
+
+def shard_path(folder: epath.Path, shard: int, shards: int) -> epath.Path:
+    """Where a shard lies, in the file naming of TFDS."""
+    return folder / f"{_NAME}-{_SPLIT}.tfrecord-{shard:05d}-of-{shards:05d}"
+
+
+def _index_path(shard: epath.Path) -> epath.Path:
+    return shard.with_name(f"{shard.name}.json")
+
+
+def write_shard(path: epath.Path, examples: Iterable[dict], notes: Mapping) -> None:
+    """Writes a shard and its index under temporary names and renames both when they are whole.
+
+    notes is called on after the last example: whatever it then holds goes into the index.
+    """
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    offsets, position = [], 0
+    with tf.io.TFRecordWriter(os.fspath(part)) as writer:
+        for example in examples:
+            serialized = FEATURES.serialize_example(example)
+            writer.write(serialized)
+            offsets.append(position)
+            position += len(serialized) + _FRAME_BYTES
+    index = {"offsets": offsets, "bytes": position, **notes}
+    index_part = part.with_name(f"{part.name}.json")
+    index_part.write_text(json.dumps(index))
+    # The index last: it is what says that the shard is complete.
+    part.replace(path)
+    index_part.replace(_index_path(path))
+
+
+def read_index(path: epath.Path) -> dict | None:
+    """The index of a complete shard, else None."""
+    index = _index_path(path)
+    return json.loads(index.read_text()) if index.exists() and path.exists() else None
+
+
+def write_manifest(folder: epath.Path, shards: int, manifest: Mapping) -> None:
+    """Completes a folder: metadata for TFDS, then `manifest.json` with the shards' names."""
+    paths = [shard_path(folder, i, shards) for i in range(shards)]
+    indices = [read_index(path) for path in paths]
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name=_NAME, data_dir=folder, split=_SPLIT, filetype_suffix="tfrecord"
+    )
+    split = tfds.core.SplitInfo(
+        name=_SPLIT,
+        shard_lengths=[len(index["offsets"]) for index in indices],
+        num_bytes=sum(index["bytes"] for index in indices),
+        filename_template=template,
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=os.fspath(folder), features=FEATURES, split_infos=[split], check_data=False
+    )
+    files = [path.name for path in paths]
+    part = folder / f"manifest.json.part-{os.getpid()}"
+    part.write_text(json.dumps({**manifest, "files": files}, indent=2))
+    part.replace(folder / "manifest.json")
+
+
+def read_manifest(folder: epath.Path) -> dict | None:
+    """The manifest of a complete folder of records, else None."""
+    path = folder / "manifest.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+class Records:
+    """The examples of a complete folder, by index; safe to read from several threads.
+
+    Raises UserError where the folder is incomplete, a file lies outside of it, or a record's
+    checksum is wrong.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = epath.Path(folder)
+        self.manifest = read_manifest(self.folder)
+        if self.manifest is None:
+            raise UserError(
+                f"{self.folder} holds no complete records (no manifest.json); run the same command "
+                "with --mode=precompute first."
+            )
+        self._where: list[tuple[str, int]] = []
+        for name in self.manifest["files"]:
+            if os.path.basename(name) != name:
+                raise UserError(
+                    f"{self.folder}/manifest.json names the file {name!r}, expected one within the "
+                    "folder; make the records again with --mode=precompute."
+                )
+            path = self.folder / name
+            index = read_index(path)
+            if index is None:
+                raise UserError(
+                    f"{path} or its index is missing, though manifest.json lists it; copy the "
+                    "whole folder, or delete it and run --mode=precompute."
+                )
+            self._where += [(os.fspath(path), offset) for offset in index["offsets"]]
+        self._readers = threading.local()
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, index: int) -> dict:
+        """One example: `name` (str), `hr`, `lr`, `attention`, `attention_scale`, `place`."""
+        path, offset = self._where[index]
+        readers = self._readers.__dict__
+        if path not in readers:
+            readers[path] = tf_record_random_reader(path)
+        try:
+            serialized, _ = readers[path].read(offset)
+        except (tf.errors.DataLossError, tf.errors.OutOfRangeError, IndexError) as error:
+            raise UserError(
+                f"Record {index} at byte {offset} of {path} is damaged ({error}); delete that "
+                "file and its .json, and run --mode=precompute to write it again."
+            ) from error
+        example = FEATURES.deserialize_example_np(serialized)
+        return {**example, "name": example["name"].decode()}

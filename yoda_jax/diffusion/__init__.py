@@ -1,0 +1,1 @@
+"""The method: schedules, mask, noising, loss, formulations and samplers, in jax alone."""

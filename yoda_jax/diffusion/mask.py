@@ -1,0 +1,27 @@
+"""The area mask: which pixels are diffused at a time."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def area_mask(
+    attention: Float[Array, "*B H W 1"],
+    time: Float[Array, "*B"],
+    lower_bound: float | Float[Array, ""],
+) -> Bool[Array, "*B H W 1"]:
+    """M(t) = [A + l >= t/T].
+
+    attention is A in [0, 1]; time is t/T in [0, 1], one per picture, so the numbers of steps of
+    training and sampling may differ; lower_bound is l >= 0. Masks nest: the mask of a larger time
+    lies within that of a smaller one. Source: YODA, arXiv 2308.07977, with the comparison made
+    against relative time.
+    """
+    time = jnp.asarray(time, jnp.float32)[..., None, None, None]
+    return attention.astype(jnp.float32) + lower_bound >= time
+
+
+def diffused_fraction(
+    attention: Float[Array, "*B H W 1"], lower_bound: float | Float[Array, ""]
+) -> Float[Array, "*B"]:
+    """E[min(1, A + l)], the share of pixel-steps that the mask diffuses, one per picture."""
+    return jnp.minimum(attention.astype(jnp.float32) + lower_bound, 1.0).mean((-3, -2, -1))

@@ -1,0 +1,1 @@
+"""Fidelity, perceptual distance and reports."""

@@ -1,0 +1,181 @@
+"""From a configuration to objects; below this everything takes plain values."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from yoda_jax.attention.classical import CLASSICAL
+from yoda_jax.data.examples import Preparation
+from yoda_jax.diffusion.formulation import FORMULATIONS
+from yoda_jax.diffusion.schedule import SCHEDULES, gammas
+from yoda_jax.errors import UserError
+from yoda_jax.models.sr3 import SR3UNet
+from yoda_jax.training.state import learning_rate, make_optimizer
+from yoda_jax.yoda import Yoda
+
+_LAYOUT = (
+    "expected folder:PATH with PNG, JPEG, WebP, BMP or TIFF pictures anywhere below PATH, "
+    "tfds:NAME or samples:photos"
+)
+_CHOICES = {
+    "data.crop": ("fit", "tiles"),
+    "data.border": ("pil", "matlab"),
+    "data.on_bad": ("stop", "skip"),
+    "attention.source": tuple(CLASSICAL),
+    "mask.loss_norm": ("pixels", "area"),
+    "mask.context": ("hr", "lr"),
+    "mask.input": ("full", "masked"),
+    "diffusion.formulation": tuple(FORMULATIONS),
+    "diffusion.schedule": tuple(SCHEDULES),
+    "diffusion.level": ("continuous", "discrete"),
+    "diffusion.penalty": ("l1", "l2"),
+    "model.name": ("sr3",),
+    "model.dtype": ("float32", "bfloat16"),
+    "train.sharding": ("replicate", "fsdp"),
+}
+_POSITIVE = (
+    "data.hr_size", "data.stride", "data.pictures_per_shard", "data.threads", "data.prefetch",
+    "attention.input_size", "attention.cell", "diffusion.steps", "diffusion.sampling_steps",
+    "model.features", "model.blocks", "model.groups", "train.steps", "train.batch_size",
+    "train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
+    "train.sample_pictures", "eval.pictures", "eval.batch_size", "eval.sheet_pictures",
+)  # fmt: skip
+# A chain that does not end in noise cannot be started from noise.
+_LAST_GAMMA = 0.01
+
+
+def _field(config: ConfigDict, name: str):
+    group, field = name.split(".")
+    return config[group][field]
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises UserError for the first field that cannot work, before anything is compiled."""
+    for name, choices in _CHOICES.items():
+        if _field(config, name) not in choices:
+            raise UserError(
+                f"--config.{name} must be one of {', '.join(choices)}, found "
+                f"{_field(config, name)!r}."
+            )
+    for name in _POSITIVE:
+        if _field(config, name) < 1:
+            raise UserError(f"--config.{name} must be at least 1, found {_field(config, name)}.")
+    data, model, diffusion = config.data, config.model, config.diffusion
+    reduction = 2 ** (len(model.multipliers) - 1)
+    for name, divisors in {
+        "data.hr_size": {"data.scale": data.scale, "the network's reduction": reduction},
+        "data.patch": {"data.scale": data.scale, "the network's reduction": reduction},
+        "data.stride": {"data.scale": data.scale},
+    }.items():
+        for what, divisor in divisors.items():
+            if _field(config, name) % divisor:
+                raise UserError(
+                    f"--config.{name} must be divisible by {what} ({divisor}), found "
+                    f"{_field(config, name)}; choose a multiple of {divisor}."
+                )
+    if data.patch > data.hr_size:
+        raise UserError(
+            f"--config.data.patch={data.patch} must not exceed data.hr_size={data.hr_size}."
+        )
+    for i, multiplier in enumerate(model.multipliers):
+        if model.features * multiplier % model.groups:
+            raise UserError(
+                f"--config.model.groups={model.groups} must divide the width of every level, found "
+                f"{model.features * multiplier} at level {i}; change groups or features."
+            )
+    if not 0 <= config.mask.lower_bound <= 1:
+        raise UserError(
+            f"--config.mask.lower_bound must be within 0..1, found {config.mask.lower_bound}."
+        )
+    if diffusion.sampling_steps > diffusion.steps:
+        raise UserError(
+            f"--config.diffusion.sampling_steps={diffusion.sampling_steps} must not exceed "
+            f"diffusion.steps={diffusion.steps}."
+        )
+    last = gammas(betas(config))[-1]
+    if last > _LAST_GAMMA:
+        raise UserError(
+            f"The schedule ends with gamma {last:.3f}, which is not noise (expected at most "
+            f"{_LAST_GAMMA}); raise --config.diffusion.beta_end, or train with 2000 steps and set "
+            "diffusion.sampling_steps for a short chain."
+        )
+
+
+def require_source(config: ConfigDict) -> None:
+    """Raises UserError where no pictures are named, with the field to set and the layout."""
+    if not config.data.train:
+        raise UserError(
+            f"--config.data.train is not set: {_LAYOUT}; set it to your pictures, for example "
+            "--config.data.train=folder:/data/ffhq."
+        )
+
+
+def betas(config: ConfigDict) -> tuple[float, ...]:
+    """The betas of training."""
+    c = config.diffusion
+    return SCHEDULES[c.schedule](c.steps, c.beta_start, c.beta_end)
+
+
+def yoda(config: ConfigDict) -> Yoda:
+    """The method of a configuration."""
+    network = SR3UNet(
+        features=config.model.features,
+        multipliers=tuple(config.model.multipliers),
+        blocks=config.model.blocks,
+        attention_resolutions=tuple(config.model.attention_resolutions),
+        image_size=config.data.hr_size,
+        groups=config.model.groups,
+        dropout=config.model.dropout,
+        dtype=jnp.dtype(config.model.dtype),
+    )
+    return Yoda(
+        network=network,
+        formulation=FORMULATIONS[config.diffusion.formulation],
+        betas=betas(config),
+        sampling_steps=config.diffusion.sampling_steps,
+        scale=config.data.scale,
+        border=config.data.border,
+        masked=config.mask.enabled,
+        lower_bound=config.mask.lower_bound,
+        loss_norm=config.mask.loss_norm,
+        penalty=config.diffusion.penalty,
+        context=config.mask.context,
+        network_input=config.mask.input,
+        continuous_level=config.diffusion.level == "continuous",
+    )
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer of a configuration."""
+    schedule = learning_rate(config.train.learning_rate, config.train.warmup_steps)
+    return make_optimizer(schedule, config.train.weight_decay, config.train.clip_norm)
+
+
+def preparation(config: ConfigDict) -> Preparation:
+    """How pictures become examples."""
+    return Preparation(
+        crop=config.data.crop,
+        hr_size=config.data.hr_size,
+        stride=config.data.stride,
+        scale=config.data.scale,
+        border=config.data.border,
+        attention_input=config.attention.input_size,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordFolders:
+    """Where the records of a run lie."""
+
+    train: Path
+    eval: Path
+
+
+def record_folders(config: ConfigDict, workdir: str) -> RecordFolders:
+    """The folders of training and evaluation records."""
+    root = Path(config.data.records or os.path.join(workdir, "records"))
+    return RecordFolders(train=root / "train", eval=root / "eval")

@@ -1,0 +1,241 @@
+"""eval: a checkpoint on the held-out pictures -> table, figures a picture, sheet."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from yoda_jax.data.batches import Batches, stack
+from yoda_jax.data.degrade import resize_photo
+from yoda_jax.data.records import Records
+from yoda_jax.diffusion.mask import area_mask, diffused_fraction
+from yoda_jax.errors import UserError
+from yoda_jax.evaluation import fidelity, report
+from yoda_jax.evaluation.perceptual import lpips
+from yoda_jax.jobs import build, precompute
+from yoda_jax.sampling import BatchSampler
+from yoda_jax.training import sharding
+from yoda_jax.training.checkpoints import Checkpoints
+from yoda_jax.training.state import Params
+from yoda_jax.weights.lpips import load_lpips_alex
+from yoda_jax.yoda import Yoda
+
+_MASK_TIMES = (0.9, 0.5, 0.2, 0.05)
+_SHEET_SIZE = 128
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """Samples the held-out pictures from the newest checkpoint and reports beside bicubic."""
+    precompute.run(config, workdir)
+    evaluation = Evaluation(config, workdir)
+    params, step = load_weights(config, workdir)
+    label = "YODA" if config.mask.enabled else "base"
+    evaluation.add_bicubic()
+    evaluation.add(f"{label}, step {step}", params, masked=config.mask.enabled)
+    evaluation.report(Path(workdir) / "eval", "eval")
+
+
+def load_weights(config: ConfigDict, workdir: str) -> tuple[Params, int]:
+    """The newest checkpoint's averaged parameters on every device, and its step."""
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints", config.train.keep_checkpoints)
+    step = checkpoints.latest()
+    yoda, where = build.yoda(config), sharding.replicated(sharding.make_mesh())
+    shapes = jax.eval_shape(
+        lambda: yoda.init(jax.random.key(0), config.data.hr_size // config.data.scale)
+    )
+    abstract = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes
+    )
+    params = checkpoints.restore_weights(abstract)
+    checkpoints.close()
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    logging.info("restored step %d from %s, %s parameters", step, workdir, f"{count:,}")
+    return params, step
+
+
+def eval_batches(config: ConfigDict, records: Records) -> Batches:
+    """Reads records whole; of `Batches` only what needs no training order is used."""
+    return Batches(
+        records, batch_size=config.eval.batch_size, seed=config.seed,
+        aggregate=config.attention.aggregate, normalise_heads=config.attention.normalise_heads,
+        threads=config.data.threads,
+    )  # fmt: skip
+
+
+class Evaluation:
+    """Methods compared on the same held-out pictures with the same noise, under one protocol."""
+
+    def __init__(self, config: ConfigDict, workdir: str) -> None:
+        self.config, self.mesh = config, sharding.make_mesh()
+        self.records = Records(build.record_folders(config, workdir).eval)
+        self.batches = eval_batches(config, self.records)
+        if config.eval.batch_size % self.mesh.size:
+            raise UserError(
+                f"--config.eval.batch_size={config.eval.batch_size} must be divisible by the "
+                f"{self.mesh.size} devices; choose a multiple."
+            )
+        count = min(config.eval.pictures, len(self.records))
+        # The centres of equal stretches of the records: spread over all pictures.
+        self.indices = [int((i + 0.5) * len(self.records) / count) for i in range(count)]
+        self.yoda = build.yoda(config)
+        self.samplers: dict[bool, BatchSampler] = {}
+        self.rows: list[report.Row] = []
+        self.shown: dict[str, list[np.ndarray]] = {}
+        self.names: list[str] = [self.records[i]["name"] for i in self.indices]
+        self._lpips = jax.jit(partial(lpips, load_lpips_alex()))
+
+    def add_bicubic(self) -> None:
+        """The row that every method has to be compared with."""
+
+        def upscale(ids: np.ndarray, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+            size = rows["hr"].shape[1:3]
+            return np.stack([resize_photo(lr, size) for lr in rows["lr"]])
+
+        self._measure("bicubic", upscale, diffused=lambda attention: np.zeros(len(attention)))
+
+    def add(self, label: str, params: Params, masked: bool) -> None:
+        """Samples every picture, with the mask or plainly, from the same noise."""
+        if masked not in self.samplers:
+            yoda: Yoda = dataclasses.replace(self.yoda, masked=masked)
+            self.samplers[masked] = BatchSampler(yoda, self.mesh, self.config.seed)
+        sampler, started = self.samplers[masked], time.time()
+        batches = -(-len(self.indices) // self.config.eval.batch_size)
+        done, last_report = 0, started
+
+        def upscale(ids: np.ndarray, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+            def progress(share: float) -> None:
+                nonlocal last_report
+                if time.time() - last_report > 10:
+                    last_report = time.time()
+                    overall = (done + share) / batches
+                    left = (last_report - started) * (1 / overall - 1)
+                    logging.info("%s: %.0f %% sampled, about %.0f s left", label, 100 * overall,
+                                 left)  # fmt: skip
+
+            nonlocal done
+            inputs = {"lr": rows["lr"], "attention": rows["attention"]}
+            pictures = sampler(params, ids, inputs, progress)
+            done += 1
+            return pictures
+
+        lower_bound = self.config.mask.lower_bound if masked else 1.0
+
+        def diffused(attention: np.ndarray) -> np.ndarray:
+            return np.asarray(diffused_fraction(jnp.asarray(attention / 255), lower_bound))
+
+        self._measure(label, upscale, diffused)
+
+    def report(self, folder: Path, title: str) -> str:
+        """Writes and prints the table with its protocol; returns the table."""
+        c = self.config
+        protocol = (
+            f"{len(self.indices)} held-out examples of {len(set(self.names))} pictures, "
+            f"{c.data.scale}x to {c.data.hr_size}x{c.data.hr_size}, bicubic LR "
+            f"({c.data.border} border), {c.diffusion.sampling_steps} DDPM steps, lower bound "
+            f"{c.mask.lower_bound}; PSNR and SSIM in RGB (and Y) of 8 bits, border "
+            f"{c.eval.border}; LPIPS AlexNet v0.1; colour shift: mean over channels of "
+            "|mean(SR - HR)| on [-1, 1]; mean ± standard error over examples"
+        )
+        text = report.table(self.rows)
+        if jax.process_index() == 0:
+            report.write(folder, self.rows, self.names, protocol, self._sheet())
+            print(f"\n{title}: {protocol}\n\n{text}\n\nsheet   {folder / 'sheet.png'}")
+            print(f"report  {folder / 'report.html'}\nfigures {folder / 'metrics.json'}\n")
+        return text
+
+    def _portions(self) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+        """(this process's positions in the set, which of them count, rows) of every batch.
+
+        The last batch is filled up with the last picture, so all processes take equal parts.
+        """
+        size, n = self.config.eval.batch_size, len(self.indices)
+        share = size // jax.process_count()
+        for start in range(0, n, size):
+            mine = start + jax.process_index() * share + np.arange(share)
+            ids = np.minimum(mine, n - 1)
+            yield ids, mine < n, self.batches.whole([self.indices[i] for i in ids])
+
+    def _measure(self, label: str, upscale, diffused) -> None:
+        parts: list[dict[str, list[float]]] = []
+        positions: list[int] = []
+        for ids, counts, rows in self._portions():
+            pictures = upscale(ids, rows)
+            values = self._metrics(pictures, rows)
+            values["diffused"] = [float(v) for v in diffused(rows["attention"])]
+            parts.append({m: [x for x, c in zip(v, counts, strict=True) if c]
+                          for m, v in values.items()})  # fmt: skip
+            positions += [int(i) for i, c in zip(ids, counts, strict=True) if c]
+            self._show(label, ids, pictures, rows)
+        values = {m: [x for part in parts for x in part[m]] for m in parts[0]}
+        self.rows.append(report.Row(label, _gather(positions, values, len(self.indices))))
+
+    def _metrics(
+        self, pictures: np.ndarray, rows: Mapping[str, np.ndarray]
+    ) -> dict[str, Sequence[float]]:
+        border, rule = self.config.eval.border, self.config.data.border
+        pairs = list(zip(pictures, rows["hr"], strict=True))
+        to_unit = [jnp.asarray(x, jnp.float32) / 127.5 - 1 for x in (pictures, rows["hr"])]
+        return {
+            "psnr": [fidelity.psnr(a, b, border) for a, b in pairs],
+            "ssim": [fidelity.ssim(a, b, border) for a, b in pairs],
+            "lpips": [float(v) for v in self._lpips(*to_unit)],
+            "colour_shift": [fidelity.absolute_colour_shift(a, b) for a, b in pairs],
+            "lr_psnr": [fidelity.lr_psnr(a, b, rule)
+                        for a, b in zip(pictures, rows["lr"], strict=True)],
+            "psnr_y": [fidelity.psnr(a, b, border, luma=True) for a, b in pairs],
+            "ssim_y": [fidelity.ssim(a, b, border, luma=True) for a, b in pairs],
+            **{f"colour_shift_{c}": [float(fidelity.colour_shift(a, b)[i]) for a, b in pairs]
+               for i, c in enumerate("rgb")},
+        }  # fmt: skip
+
+    def _show(
+        self, label: str, ids: np.ndarray, pictures: np.ndarray, rows: Mapping[str, np.ndarray]
+    ) -> None:
+        """Keeps the pictures of the sheet that this process sees."""
+        n, count = len(self.indices), min(self.config.eval.sheet_pictures, len(self.indices))
+        chosen = {int((i + 0.5) * n / count) for i in range(count)}
+        for i, position in enumerate(ids):
+            if int(position) in chosen and (i == 0 or ids[i - 1] != position):
+                if not self.rows:  # the first method: bicubic
+                    self.shown.setdefault("inputs", []).append({k: v[i] for k, v in rows.items()})
+                self.shown.setdefault(label, []).append(pictures[i])
+
+    def _sheet(self):
+        rows = stack(self.shown["inputs"])
+        attention = jnp.asarray(rows["attention"], jnp.float32) / 255
+        masks = {
+            f"M({t:g}T)": np.asarray(
+                area_mask(attention, jnp.full(len(attention), t), self.config.mask.lower_bound)
+            ).astype(np.uint8) * 255
+            for t in _MASK_TIMES
+        }  # fmt: skip
+        methods = {label: self.shown[label] for label in self.shown if label != "inputs"}
+        first, *others = methods
+        columns = {
+            "LR": rows["lr"], first: methods[first], "attention": rows["attention"], **masks,
+            **{label: methods[label] for label in others}, "HR": rows["hr"],
+        }  # fmt: skip
+        return report.picture_sheet(columns, _SHEET_SIZE)
+
+
+def _gather(
+    positions: Sequence[int], values: Mapping[str, Sequence[float]], count: int
+) -> dict[str, list[float]]:
+    """The values of all processes, in the order of the set."""
+    if jax.process_count() == 1:
+        return {m: list(v) for m, v in values.items()}
+    gathered = {}
+    for metric, mine in values.items():
+        filled = np.zeros(count)
+        filled[list(positions)] = mine
+        # Every position belongs to one process, the others hold 0 there.
+        gathered[metric] = multihost_utils.process_allgather(filled).sum(0).tolist()
+    return gathered

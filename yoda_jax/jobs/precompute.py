@@ -1,0 +1,233 @@
+"""precompute: pictures -> records with attention, shared out over processes, resumable."""
+
+import concurrent.futures
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from yoda_jax.attention.classical import classical_heads
+from yoda_jax.attention.maps import attention_map
+from yoda_jax.data.examples import Heads, Preparation, examples
+from yoda_jax.data.photos import BadPicture, Load, Source, hold_out, open_source
+from yoda_jax.data.records import (
+    read_index,
+    read_manifest,
+    shard_path,
+    write_manifest,
+    write_shard,
+)
+from yoda_jax.errors import UserError
+from yoda_jax.jobs import build
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """Writes what is missing of the training and evaluation records, and says what there is."""
+    build.require_source(config)
+    folders = build.record_folders(config, workdir)
+    wanted = {"train": folders.train, "eval": folders.eval}
+    settings = {split: _settings(config, split) for split in wanted}
+    done = {split: _complete(wanted[split], settings[split]) for split in wanted}
+    for split, manifest in done.items():
+        if manifest is not None:
+            _summarise(split, wanted[split], manifest, "already complete")
+    if all(manifest is not None for manifest in done.values()):
+        return
+    sources = _sources(config)
+    for split, manifest in done.items():
+        if manifest is None:
+            _write_split(config, split, sources[split], wanted[split], settings[split])
+
+
+def _settings(config: ConfigDict, split: str) -> dict:
+    """What the records of a split depend on; compared with what lies on disk."""
+    data, attention = config.data, config.attention
+    settings = {
+        "data.train": data.train,
+        "data.eval": data.eval,
+        "data.holdout": 0 if data.eval else data.holdout,
+        "data.crop": data.crop,
+        "data.hr_size": data.hr_size,
+        "data.stride": data.stride if data.crop == "tiles" else data.hr_size,
+        "data.scale": data.scale,
+        "data.border": data.border,
+        "data.on_bad": data.on_bad,
+        "data.pictures_per_shard": data.pictures_per_shard,
+        "attention.source": attention.source,
+        "attention.input_size": attention.input_size,
+        "attention.cell": attention.cell,
+    }
+    if data.eval:  # then neither split depends on the other's source
+        del settings["data.eval" if split == "train" else "data.train"]
+    return settings
+
+
+def _compare(where: object, found: dict, expected: dict) -> None:
+    different = [k for k in expected.keys() | found.keys() if found.get(k) != expected.get(k)]
+    if different:
+        name = min(different)
+        raise UserError(
+            f"{where} was made with {name}={found.get(name)!r}, this configuration says "
+            f"{expected.get(name)!r}; set --config.data.records to another folder, or delete that "
+            "one."
+        )
+
+
+def _complete(folder: Path, settings: dict) -> dict | None:
+    manifest = read_manifest(epath.Path(folder))
+    if manifest is not None:
+        _compare(folder, manifest["settings"], settings)
+    return manifest
+
+
+def _sources(config: ConfigDict) -> dict[str, Source]:
+    train = open_source(config.data.train, config.data.tfds_dir or None)
+    if config.data.eval:
+        return {
+            "train": train,
+            "eval": open_source(config.data.eval, config.data.tfds_dir or None),
+        }
+    rest, held_out = hold_out(train, config.data.holdout)
+    return {"train": rest, "eval": held_out}
+
+
+def _heads(config: ConfigDict) -> Heads:
+    name, cell = config.attention.source, config.attention.cell
+
+    def heads(picture: np.ndarray) -> np.ndarray:
+        height, width = picture.shape[:2]
+        return classical_heads(name, picture, (max(height // cell, 1), max(width // cell, 1)))
+
+    return heads
+
+
+def _write_split(
+    config: ConfigDict, split: str, source: Source, folder: Path, settings: dict
+) -> None:
+    root = epath.Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    per_shard = config.data.pictures_per_shard
+    shards = -(-len(source) // per_shard)
+    preparation, heads = build.preparation(config), _heads(config)
+    mine = range(jax.process_index(), shards, jax.process_count())
+    started, pictures = time.time(), 0
+    for shard in mine:
+        path = shard_path(root, shard, shards)
+        start, stop = shard * per_shard, min((shard + 1) * per_shard, len(source))
+        index = read_index(path)
+        if index is not None:
+            _compare(path, index["settings"], settings)
+            continue
+        notes = {"settings": settings, "pictures": stop - start, "skipped": [], "fraction": []}
+        write_shard(
+            path,
+            _shard_examples(config, source.read(start, stop), preparation, heads, notes),
+            notes,
+        )
+        pictures += stop - start
+        rate = pictures / (time.time() - started)
+        left = sum(min(per_shard, len(source) - s * per_shard) for s in mine if s > shard)
+        logging.info(
+            "%s: shard %d of %d written, %.1f pictures/s, %.0f s left",
+            split, shard + 1, shards, rate, left / rate,
+        )  # fmt: skip
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"records of {split} written")
+    if jax.process_index() == 0:
+        indices = [read_index(shard_path(root, i, shards)) for i in range(shards)]
+        manifest = _manifest(config, settings, indices)
+        if not manifest["examples"]:
+            raise UserError(
+                f"{source.spec} gave no example at data.hr_size={config.data.hr_size}: "
+                f"{len(manifest['skipped'])} pictures were skipped; give larger or other pictures."
+            )
+        write_manifest(root, shards, manifest)
+        _summarise(split, folder, manifest, "written")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"manifest of {split} written")
+
+
+def _shard_examples(
+    config: ConfigDict,
+    pictures: Iterator[tuple[str, Load]],
+    preparation: Preparation,
+    heads: Heads,
+    notes: dict,
+) -> Iterator[dict]:
+    """The examples of a shard in order, pictures prepared in threads a few ahead."""
+
+    def prepare(picture: tuple[str, Load]) -> list[dict] | BadPicture:
+        name, load = picture
+        try:
+            return list(examples(name, load(), preparation, heads))
+        except BadPicture as bad:
+            return bad
+
+    threads = config.data.threads
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        pending: list[concurrent.futures.Future] = []
+
+        def next_result() -> list[dict]:
+            result = pending.pop(0).result()
+            if isinstance(result, BadPicture):
+                if config.data.on_bad == "stop":
+                    raise result
+                notes["skipped"].append(str(result))
+                return []
+            for example in result:
+                notes["fraction"].append(_diffused_fraction(config, example))
+            return result
+
+        for picture in pictures:
+            pending.append(pool.submit(prepare, picture))
+            if len(pending) > 2 * threads:
+                yield from next_result()
+        while pending:
+            yield from next_result()
+
+
+def _diffused_fraction(config: ConfigDict, example: dict) -> float:
+    top, left, height, width = (int(v) for v in example["place"])
+    size = example["hr"].shape[:2]
+    attention = attention_map(
+        example["attention"], example["attention_scale"], (height, width),
+        config.attention.aggregate, config.attention.normalise_heads, (top, left, *size),
+    )  # fmt: skip
+    return float(np.minimum(attention / 255 + config.mask.lower_bound, 1).mean())
+
+
+def _manifest(config: ConfigDict, settings: dict, indices: list[dict]) -> dict:
+    fractions = np.array([f for index in indices for f in index["fraction"]] or [np.nan])
+    p10, p50, p90 = np.percentile(fractions, [10, 50, 90])
+    return {
+        "settings": settings,
+        "pictures": sum(index["pictures"] for index in indices),
+        "skipped": [s for index in indices for s in index["skipped"]],
+        "examples": sum(len(index["offsets"]) for index in indices),
+        "diffused_fraction": {
+            "lower_bound": config.mask.lower_bound,
+            "mean": float(fractions.mean()),
+            "p10": float(p10),
+            "p50": float(p50),
+            "p90": float(p90),
+        },
+    }
+
+
+def _summarise(split: str, folder: Path, manifest: dict, how: str) -> None:
+    fraction = manifest["diffused_fraction"]
+    logging.info(
+        "%s records %s in %s: %d examples of %d pictures, %d skipped; diffused fraction at "
+        "l=%g: mean %.3f, p10 %.3f, p50 %.3f, p90 %.3f",
+        split, how, folder, manifest["examples"], manifest["pictures"], len(manifest["skipped"]),
+        fraction["lower_bound"], fraction["mean"], fraction["p10"], fraction["p50"],
+        fraction["p90"],
+    )  # fmt: skip
+    for skipped in manifest["skipped"]:
+        logging.warning("skipped: %s", skipped)

@@ -1,0 +1,82 @@
+"""The command line: `python -m yoda_jax.main --config=FILE [--mode=...] [--workdir=...]`."""
+
+import logging as std_logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is first imported
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from yoda_jax.errors import UserError
+from yoda_jax.jobs import build
+from yoda_jax.training.sharding import use_all_cpu_cores
+
+JOBS = {
+    "train": "yoda_jax.jobs.train",
+    "compare": "yoda_jax.jobs.compare",
+    "precompute": "yoda_jax.jobs.precompute",
+    "eval": "yoda_jax.jobs.evaluate",
+    "show": "yoda_jax.jobs.show",
+}
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+_MODE = flags.DEFINE_enum("mode", None, list(JOBS), "What to do; default: the configuration's.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Of checkpoints, logs and reports.")
+
+
+def _configuration() -> tuple[ConfigDict, str, str]:
+    """The validated configuration with mode and workdir. Raises UserError."""
+    if _CONFIG.value is None:
+        raise UserError("--config is not set; give a file, for example --config=configs/demo.py.")
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not Path(path).is_file():
+        raise UserError(f"--config={path} does not exist; give a file, see configs/.")
+    config = _CONFIG.value
+    mode = _MODE.value or config.mode
+    if mode not in JOBS:
+        raise UserError(f"--config.mode must be one of {', '.join(JOBS)}, found {mode!r}.")
+    build.validate(config)
+    if mode != "show":
+        build.require_source(config)
+    return config, mode, _WORKDIR.value or config.workdir or f"runs/{Path(path).stem}"
+
+
+def _run(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"Unknown argument {argv[1]!r}; every option starts with --.")
+    config, mode, workdir = _configuration()
+    use_all_cpu_cores(config.train.batch_size)
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/yoda_jax")
+    jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser()))
+    logging.info("%s on %d %s devices, in %s", mode, jax.device_count(), jax.default_backend(),
+                 workdir)  # fmt: skip
+    job: Callable[[ConfigDict, str], None] = import_module(JOBS[mode]).run
+    job(config, workdir)
+
+
+def main() -> None:
+    """Runs a job; a user's mistake ends it with one sentence and status 2."""
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setFormatter(
+        std_logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    )
+    jax.config.config_with_absl()
+
+    def run(argv: Sequence[str]) -> None:
+        try:
+            _run(argv)
+        except UserError as error:
+            print(f"yoda_jax: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    app.run(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Layers that the networks share."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Initializer = Callable[..., Array]
+
+
+def orthogonal_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    """Orthogonal weights of a kernel seen as (out, in * kh * kw), gain 1, as the SR3 reference."""
+    return nn.initializers.orthogonal(column_axis=-1)(key, shape, dtype)
+
+
+def conv(
+    features: int, kernel: int = 3, stride: int = 1, bias: bool = True,
+    init: Initializer = orthogonal_init, dtype: jnp.dtype | None = None, name: str | None = None,
+) -> nn.Conv:  # fmt: skip
+    """A square convolution padded by kernel // 2 zeros on every side, as PyTorch pads."""
+    return nn.Conv(
+        features, (kernel, kernel), strides=stride, padding=kernel // 2, use_bias=bias,
+        kernel_init=init, dtype=dtype, name=name,
+    )  # fmt: skip
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation with one multiply-add per value; statistics in float32.
+
+    Equal to flax's, but mean and variance are folded into a scale and a shift a channel, which
+    reads the input once less; the compiler of XLA on a CPU does not find that by itself.
+    """
+
+    groups: int
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        batch, _, _, channels = x.shape
+        gain = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        values = x.astype(jnp.float32)
+        by_group = (batch, self.groups, channels // self.groups)
+
+        def group_mean(v: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
+            mean = v.mean((1, 2)).reshape(by_group).mean(-1)
+            return jnp.repeat(mean, channels // self.groups, axis=-1)
+
+        mean = group_mean(values)
+        variance = jnp.maximum(group_mean(values**2) - mean**2, 0.0)
+        scale = gain * jax.lax.rsqrt(variance + self.epsilon)
+        shift = bias - mean * scale
+        return (values * scale[:, None, None] + shift[:, None, None]).astype(x.dtype)
+
+
+def sinusoidal(
+    values: Float[Array, "B"], dim: int, last_frequency_exponent: float
+) -> Float[Array, "B dim"]:
+    """cat(sin, cos) of values times dim/2 frequencies from 1 down to 1e-4 ** (last exponent).
+
+    SR3 divides the exponents by dim/2 (the last frequency stays above 1e-4), SRDiff by dim/2 - 1.
+    """
+    half = dim // 2
+    exponents = jnp.arange(half, dtype=jnp.float32) * (last_frequency_exponent / (half - 1))
+    angles = values.astype(jnp.float32)[:, None] * jnp.exp(-jnp.log(1e4) * exponents)[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

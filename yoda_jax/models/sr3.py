@@ -1,0 +1,164 @@
+"""The SR3 UNet: predicts noise from a state, its noise level and the up-sampled picture.
+
+Layer by layer the network of the public PyTorch implementation (github.com/Janspiry/
+Image-Super-Resolution-via-Iterative-Refinement, model/sr3_modules/unet.py).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from yoda_jax.models.blocks import GroupNorm, conv, orthogonal_init, sinusoidal
+
+
+class ResnetBlock(nn.Module):
+    """Two pre-activated convolutions; the level's embedding is added between them."""
+
+    features: int
+    groups: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], embedding: Float[Array, "B E"], train: bool
+    ) -> Float[Array, "B H W features"]:
+        dense = nn.Dense(self.features, kernel_init=orthogonal_init, dtype=self.dtype, name="level")
+        h = nn.swish(GroupNorm(self.groups, name="norm1")(x))
+        h = conv(self.features, dtype=self.dtype, name="conv1")(h) + dense(embedding)[:, None, None]
+        h = nn.swish(GroupNorm(self.groups, name="norm2")(h))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = conv(self.features, dtype=self.dtype, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = conv(self.features, kernel=1, dtype=self.dtype, name="shortcut")(x)
+        return h + x
+
+
+class SelfAttention(nn.Module):
+    """One-headed attention over all positions, added to its input; softmax in float32."""
+
+    groups: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        batch, height, width, channels = x.shape
+        h = GroupNorm(self.groups, name="norm")(x)
+        qkv = conv(3 * channels, kernel=1, bias=False, dtype=self.dtype, name="qkv")(h)
+        q, k, v = jnp.split(qkv.reshape(batch, height * width, 3 * channels), 3, axis=-1)
+        scores = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(scores / jnp.sqrt(channels), axis=-1).astype(v.dtype)
+        h = jnp.einsum("bqk,bkc->bqc", weights, v).reshape(x.shape)
+        return conv(channels, kernel=1, dtype=self.dtype, name="out")(h) + x
+
+
+class Stem(nn.Module):
+    """The first convolution over cat(lr_up, z), taken apart: lr_up's part is not in the loop."""
+
+    features: int
+    channels: int
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        shape = (3, 3, 2 * self.channels, self.features)
+        self.kernel = self.param("kernel", orthogonal_init, shape)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
+
+    def of_picture(self, lr_up: Float[Array, "B H W C"]) -> Float[Array, "B H W features"]:
+        return self._conv(lr_up, self.kernel[:, :, : self.channels]) + self.bias.astype(self.dtype)
+
+    def of_state(self, z: Float[Array, "B H W C"]) -> Float[Array, "B H W features"]:
+        return self._conv(z, self.kernel[:, :, self.channels :])
+
+    def _conv(self, x: Float[Array, "B H W C"], kernel: Array) -> Float[Array, "B H W features"]:
+        return jax.lax.conv_general_dilated(
+            x.astype(self.dtype), kernel.astype(self.dtype), (1, 1), ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+
+class SR3UNet(nn.Module):
+    """UNet with residual blocks, skips from every layer and attention at chosen resolutions.
+
+    The input's height and width must be divisible by 2 ** (len(multipliers) - 1), all widths by
+    `groups`. Whether a level has attention follows from image_size, the size of training, so the
+    parameters do not depend on the picture; the middle always has it.
+    """
+
+    features: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 4, 8, 8)
+    blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    image_size: int = 128
+    groups: int = 32
+    dropout: float = 0.0
+    channels: int = 3
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        self.stem = Stem(self.features, self.channels, self.dtype)
+
+    def condition(
+        self, lr: Float[Array, "B h w C"], lr_up: Float[Array, "B H W C"]
+    ) -> Float[Array, "B H W features"]:
+        """What the network needs of the picture, once for all steps: the stem's share of lr_up."""
+        del lr
+        return self.stem.of_picture(lr_up)
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "B H W C"],
+        level: Float[Array, "B"],
+        condition: Float[Array, "B H W features"],
+        train: bool = False,
+    ) -> Float[Array, "B H W C"]:
+        """The noise in z; level is sqrt(gamma) in (0, 1]. Returns float32."""
+        embedding = self._embed(level)
+
+        def block(x: Array, width: int, attention: bool, name: str) -> Array:
+            layer = ResnetBlock(width, self.groups, self.dropout, self.dtype, name=name)
+            x = layer(x, embedding, train)
+            if attention:
+                x = SelfAttention(self.groups, self.dtype, name=f"{name}_attention")(x)
+            return x
+
+        widths = [self.features * m for m in self.multipliers]
+        attends = [self.image_size >> i in self.attention_resolutions for i in range(len(widths))]
+        last = len(widths) - 1
+
+        x = self.stem.of_state(z) + condition
+        skips = [x]
+        for i, width in enumerate(widths):
+            for j in range(self.blocks):
+                x = block(x, width, attends[i], f"down{i}_block{j}")
+                skips.append(x)
+            if i < last:
+                x = conv(width, stride=2, dtype=self.dtype, name=f"down{i}_conv")(x)
+                skips.append(x)
+
+        x = block(x, widths[-1], True, "mid_block0")
+        x = block(x, widths[-1], False, "mid_block1")
+
+        for i in reversed(range(len(widths))):
+            for j in range(self.blocks + 1):
+                x = jnp.concatenate([x, skips.pop()], axis=-1)
+                x = block(x, widths[i], attends[i], f"up{i}_block{j}")
+            if i > 0:
+                x = x.repeat(2, axis=1).repeat(2, axis=2)
+                x = conv(widths[i], dtype=self.dtype, name=f"up{i}_conv")(x)
+
+        x = nn.swish(GroupNorm(self.groups, name="final_norm")(x))
+        return conv(self.channels, dtype=self.dtype, name="final_conv")(x).astype(jnp.float32)
+
+    def _embed(self, level: Float[Array, "B"]) -> Float[Array, "B features"]:
+        half = self.features // 2
+        waves = sinusoidal(level, self.features, (half - 1) / half)
+        dense1 = nn.Dense(
+            4 * self.features, kernel_init=orthogonal_init, dtype=self.dtype, name="level_dense1"
+        )
+        dense2 = nn.Dense(
+            self.features, kernel_init=orthogonal_init, dtype=self.dtype, name="level_dense2"
+        )
+        return dense2(nn.swish(dense1(waves.astype(self.dtype))))

@@ -1,0 +1,73 @@
+"""Sampling batches of pictures on the devices, in portions that the host can watch."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key, UInt8
+
+from yoda_jax.errors import UserError
+from yoda_jax.training.sharding import place
+from yoda_jax.training.state import Params
+from yoda_jax.yoda import Yoda
+
+PORTIONS = 10
+
+
+class BatchSampler:
+    """Samples SR pictures of LR batches; the state stays on the devices until it is finished.
+
+    A picture's noise depends on the seed and the picture's id alone, not on its batch.
+    """
+
+    def __init__(self, yoda: Yoda, mesh: Mesh, seed: int) -> None:
+        self.mesh = mesh
+        total = yoda.sampling_steps
+        portion = max(n for n in range(1, max(total // PORTIONS, 1) + 1) if total % n == 0)
+        self._steps = np.arange(total, 0, -1, dtype=np.int32).reshape(-1, portion)
+
+        def keys(ids: Int[Array, "B"]) -> Key[Array, "B"]:
+            return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
+
+        self._start = jax.jit(lambda ids, lr: yoda.start(keys(ids), lr))
+        self._advance = jax.jit(
+            lambda params, ids, lr, attention, z, steps: yoda.advance(
+                params, keys(ids), lr, attention, z, steps
+            ),
+            donate_argnums=4,
+        )
+        self._finish = jax.jit(yoda.finish)
+
+    def __call__(
+        self,
+        params: Params,
+        ids: np.ndarray,
+        rows: Mapping[str, np.ndarray],
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> UInt8[np.ndarray, "b H W 3"]:
+        """SR of this process's rows {lr, attention}, one id a row, with as many rows a process.
+
+        progress is told the share of steps done. Raises UserError where a sample is not finite.
+        """
+        batch = place(self.mesh, {"ids": ids.astype(np.int32), **rows})
+        lr, attention = batch["lr"], batch["attention"]
+        z = self._start(batch["ids"], lr)
+        for i, steps in enumerate(self._steps):
+            z = self._advance(params, batch["ids"], lr, attention, z, jnp.asarray(steps))
+            progress((i + 1) / len(self._steps))
+        pictures, finite = self._finish(lr, z)
+        if not local_rows(finite).all():
+            raise UserError(
+                "A sample holds NaN or infinity, expected finite values: the weights have "
+                "diverged; use an earlier checkpoint or a smaller learning rate."
+            )
+        return local_rows(pictures)
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of an array that is shared out by rows, in order."""
+    shards = {s.index[0].start or 0: s.data for s in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])

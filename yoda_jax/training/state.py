@@ -1,0 +1,71 @@
+"""The training state, its optimizer and the moving average of its parameters."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+Params = Mapping[str, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes. ema is None where no average is kept."""
+
+    step: Int[Array, ""]
+    params: Params
+    ema: Params | None
+    opt_state: optax.OptState
+
+    @property
+    def eval_params(self) -> Params:
+        """The parameters to sample with: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def create(params: Params, optimizer: optax.GradientTransformation, ema: bool) -> TrainState:
+    """The state before the first step; the average starts at the parameters."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        opt_state=optimizer.init(params),
+    )
+
+
+def learning_rate(peak: float, warmup_steps: int) -> optax.Schedule:
+    """A linear rise to the peak over the first steps, then constant, as SR3 trains."""
+    return optax.join_schedules(
+        [optax.linear_schedule(peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1)),
+         optax.constant_schedule(peak)],
+        [warmup_steps],
+    )  # fmt: skip
+
+
+def make_optimizer(
+    schedule: optax.Schedule, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """Adam (.9, .999, 1e-8), decoupled weight decay and clipping by global norm; 0 leaves out."""
+    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    parts.append(
+        optax.adamw(schedule, weight_decay=weight_decay) if weight_decay else optax.adam(schedule)
+    )
+    return optax.chain(*parts)
+
+
+def update_ema(
+    ema: Params | None, params: Params, step: Int[Array, ""], decay: float
+) -> Params | None:
+    """ema * d + params * (1 - d), with d = min(decay, (1 + step) / (10 + step)).
+
+    The rising d forgets the initial parameters quickly (TensorFlow's ExponentialMovingAverage).
+    """
+    if ema is None:
+        return None
+    rising: Float[Array, ""] = (1.0 + step) / (10.0 + step)
+    return optax.incremental_update(params, ema, 1.0 - jnp.minimum(decay, rising))
