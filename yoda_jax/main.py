@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is first imported
 
@@ -60,22 +61,43 @@ def _run(argv: Sequence[str]) -> None:
     job(config, workdir)
 
 
+def _parse(argv: Sequence[str]) -> Sequence[str]:
+    """Parses the flags; a wrong one ends the program like any other mistake."""
+    try:
+        return flags.FLAGS(argv)
+    except AttributeError as error:  # what ml_collections raises for an unknown field
+        _fail(f"The configuration has no such field: {' '.join(str(error).split())}")
+    except (flags.Error, TypeError, ValueError) as error:
+        _fail(str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: "))
+
+
+def _fail(message: object) -> NoReturn:
+    print(f"yoda_jax: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _worth_reading(record: std_logging.LogRecord) -> bool:
+    """Keeps our own lines and clu's figures; of other packages only warnings."""
+    ours = "/yoda_jax/" in record.pathname or "/clu/" in record.pathname
+    warning = record.levelno >= std_logging.WARNING and "OpenCV is not" not in record.getMessage()
+    return ours or warning
+
+
 def main() -> None:
     """Runs a job; a user's mistake ends it with one sentence and status 2."""
     logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().setFormatter(
-        std_logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
-    )
+    handler = logging.get_absl_handler()
+    handler.addFilter(_worth_reading)
+    handler.setFormatter(std_logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     jax.config.config_with_absl()
 
     def run(argv: Sequence[str]) -> None:
         try:
             _run(argv)
         except UserError as error:
-            print(f"yoda_jax: {error}", file=sys.stderr)
-            sys.exit(2)
+            _fail(error)
 
-    app.run(run)
+    app.run(run, flags_parser=_parse)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Times our SR3 against its PyTorch twin on this machine: python -m tests.bench.step --net small.
 
 The two run in a process each and take turns, so that neither's idle threads nor other load on the
-machine favours one: what counts is the median over rounds of the ratio within a round. Before
-timing, the twin is checked on the golden file of the reference, and ours against the twin.
+machine favours one: what counts is the median over rounds of the ratio within a round. First the
+twin is checked on the golden file of the reference, and ours against the twin.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -23,34 +24,34 @@ from tests.golden.recipe import recipe
 
 LEARNING_RATE = 1e-4
 SEED = 0
+CORES = os.cpu_count() or 1
 
 
 class Net(NamedTuple):
-    """Hyper-parameters in the order that both networks take them, and the batch of a step."""
+    """What is run: the hyper-parameters are in the order that both networks take them."""
 
     hyper: tuple[Any, ...]
-    image_size: int
     batch: int
     calls: int  # in one turn
 
 
 NETS = {
-    "small": Net((32, (1, 2, 4), 1, (16,), 64, 32), 64, 4, 5),
-    "16_128": Net((64, (1, 2, 4, 8, 8), 2, (16,), 128, 32), 128, 1, 2),
+    "small": Net((32, (1, 2, 4), 1, (16,), 64, 32), 4, 5),
+    "16_128": Net((64, (1, 2, 4, 8, 8), 2, (16,), 128, 32), 1, 2),
 }
-Batch = dict[str, np.ndarray]
+Batch = dict[str, np.ndarray]  # in order: hr, lr_up, noise (B, H, W, 3), level (B,)
 Side = tuple[Callable[[], np.ndarray], Callable[[], float]]  # forward, step
 
 
 def torch_side(net: Net, entries: dict[str, np.ndarray], batch: Batch) -> Side:
     """The twin on all cores, channels first as the reference."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(CORES)
     twin = TorchSR3(*net.hyper)
     twin.load_state_dict({name: torch.from_numpy(value) for name, value in entries.items()})
     adam = torch.optim.Adam(twin.parameters(), LEARNING_RATE)
-    nchw = lambda a: torch.from_numpy(a.transpose(0, 3, 1, 2).copy())  # noqa: E731
     level = torch.from_numpy(batch["level"])
-    hr, lr_up, noise = (nchw(batch[name]) for name in ("hr", "lr_up", "noise"))
+    pictures = (batch[name].transpose(0, 3, 1, 2).copy() for name in ("hr", "lr_up", "noise"))
+    hr, lr_up, noise = map(torch.from_numpy, pictures)
 
     def forward() -> np.ndarray:
         with torch.inference_mode():
@@ -69,38 +70,34 @@ def jax_side(net: Net, entries: dict[str, np.ndarray], batch: Batch) -> Side:
     from yoda_jax.models.sr3 import SR3UNet
     from yoda_jax.weights.sr3 import from_reference
 
-    cores = os.cpu_count() or 1
-    devices = cores if net.batch % cores == 0 else 1
+    devices = CORES if net.batch % CORES == 0 else 1
     jax.config.update("jax_num_cpu_devices", devices)
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
     replicated, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     network = SR3UNet(*net.hyper)
     adam = optax.adam(LEARNING_RATE)
 
-    def predict(module: SR3UNet, z: jax.Array, level: jax.Array, lr_up: jax.Array) -> jax.Array:
+    def predict(module, z, level, lr_up):
         return module(z, level, module.condition(lr_up, lr_up))
 
-    def loss(params: dict, hr: jax.Array, lr_up: jax.Array, level: jax.Array, noise: jax.Array):
+    def loss(params, hr, lr_up, level, noise):
         g = level[:, None, None, None]
         z = g * hr + jnp.sqrt(1 - g**2) * noise
         eps = network.apply({"params": params}, z, level, lr_up, method=predict)
         return jnp.abs(noise - eps).mean()
 
-    def advance(state: tuple, *batch: jax.Array) -> tuple:
+    def advance(state, *batch):
         params, moments = state
         value, gradient = jax.value_and_grad(loss)(params, *batch)
         updates, moments = adam.update(gradient, moments, params)
         return (optax.apply_updates(params, updates), moments), value
 
-    hr, lr_up, level, noise = (
-        jax.device_put(batch[name], split) for name in ("hr", "lr_up", "level", "noise")
-    )
-    init = lambda: network.init(jax.random.key(0), noise, level, lr_up, method=predict)  # noqa: E731
-    params = from_reference(network, entries, jax.eval_shape(init)["params"])
-    params = jax.device_put(params, replicated)
-    state = jax.device_put((params, adam.init(params)), replicated)
-    # Own buffers: the step gives its state away.
-    params = jax.tree.map(jnp.copy, params)
+    hr, lr_up, noise, level = (jax.device_put(array, split) for array in batch.values())
+    init = partial(network.init, method=predict)
+    shapes = jax.eval_shape(init, jax.random.key(0), noise, level, lr_up)["params"]
+    params = jax.device_put(from_reference(network, entries, shapes), replicated)
+    weights = jax.tree.map(jnp.copy, params)  # the step gives its own away
+    state = jax.device_put((weights, adam.init(params)), replicated)
     run = jax.jit(lambda p, *inputs: network.apply({"params": p}, *inputs, method=predict))
     forward = run.lower(params, noise, level, lr_up).compile()
     step = jax.jit(advance, donate_argnums=0, out_shardings=(replicated, replicated))
@@ -120,7 +117,7 @@ SIDES = {"torch": torch_side, "jax": jax_side}
 def serve(pipe: Connection, side: str, net: Net, shapes: list, batch: Batch) -> None:
     """In a process of its own: prepares a side, then makes the calls that the pipe asks for.
 
-    Answers the preparation and every call with (result, wall seconds, CPU seconds).
+    Answers the preparation and each call with (result, wall seconds, CPU seconds).
     """
 
     def timed(function: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -128,17 +125,17 @@ def serve(pipe: Connection, side: str, net: Net, shapes: list, batch: Batch) -> 
         return function(), time.perf_counter() - wall, time.process_time() - cpu
 
     entries = recipe(shapes, SEED)
-    (forward, step), *seconds = timed(lambda: SIDES[side](net, entries, batch))
+    (forward, step), *seconds = timed(partial(SIDES[side], net, entries, batch))
     pipe.send((None, *seconds))
-    while (name := pipe.recv()) is not None:
-        pipe.send(timed({"forward": forward, "step": step}[name]))
+    while name := pipe.recv():
+        pipe.send(timed(forward if name == "forward" else step))
 
 
 def start(side: str, *problem: Any) -> Connection:
     """The parent's end of the pipe to a new process that serves a side."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    context.Process(target=serve, args=(theirs, side, *problem), daemon=True).start()
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    spawn.Process(target=serve, args=(theirs, side, *problem), daemon=True).start()
     return ours
 
 
@@ -153,55 +150,49 @@ def check(pipes: dict[str, Connection]) -> None:
     error = np.abs(outputs["jax"] - outputs["torch"]).max() / np.abs(outputs["torch"]).max()
     losses = {side: [ask(pipe, "step")[0] for _ in range(3)] for side, pipe in pipes.items()}
     print(f"checked: ours on the twin's weights, largest error {error:.1e} of the largest output")
-    print("checked: losses of three steps, " + ", ".join(f"{s} {v}" for s, v in losses.items()))
+    print(f"checked: losses of three steps {losses}")
     np.testing.assert_array_less(error, 1e-4)
     np.testing.assert_allclose(losses["jax"], losses["torch"], rtol=1e-3)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--net", choices=NETS, default="small", help="sizes as in NETS")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
+    parser.add_argument("--net", choices=NETS, default="small")
+    parser.add_argument("--rounds", type=int, default=7)
     flags = parser.parse_args()
     net = NETS[flags.net]
-
     print(f"checked: the twin on the reference's golden file, error {golden_error():.1e}")
     with torch.device("meta"):
         shapes = [(k, tuple(v.shape)) for k, v in TorchSR3(*net.hyper).state_dict().items()]
-    rng = np.random.default_rng(SEED)
-    picture = (net.batch, net.image_size, net.image_size, 3)
-    batch = {k: rng.standard_normal(picture, np.float32) for k in ("hr", "lr_up", "noise")}
+    rng, size = np.random.default_rng(SEED), net.hyper[4]
+    shape = (net.batch, size, size, 3)
+    batch = {k: rng.standard_normal(shape, np.float32) for k in ("hr", "lr_up", "noise")}
     batch["level"] = rng.uniform(0.1, 0.9, net.batch).astype(np.float32)
 
     pipes = {side: start(side, net, shapes, batch) for side in SIDES}
     for side, pipe in pipes.items():
-        print(f"{side}: ready after {pipe.recv()[1]:.1f} s (import, weights; jax: compilation)")
+        print(f"{side}: ready after {pipe.recv()[1]:.1f} s (jax: with import and compilation)")
     check(pipes)
-
+    parameters = sum(int(np.prod(shape)) for _, shape in shapes)
     print(
-        f"{flags.net}: {sum(int(np.prod(shape)) for _, shape in shapes):,} parameters, batch "
-        f"{net.batch} of {net.image_size}x{net.image_size}, float32, no dropout, no EMA\n"
-        f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}; torch "
-        f"{version('torch')}, jax {version('jax')}\n"
-        f"{flags.rounds} rounds; a round is {net.calls} calls of one side, then of the other, "
-        "of which the fastest counts; medians over the rounds"
+        f"{flags.net}: {parameters:,} parameters, batch {net.batch} of {size}x{size}, float32, "
+        f"no dropout, no EMA; torch {version('torch')}, jax {version('jax')}, {CORES} cores of "
+        f"{platform.processor() or platform.machine()}\n{flags.rounds} rounds of {net.calls} calls "
+        "a side, of which the fastest counts; medians over the rounds"
     )
     for name in ("forward", "step"):
         rounds: dict[str, list[tuple[float, float]]] = {side: [] for side in pipes}
         for i in range(flags.rounds):
             for side in list(pipes)[:: 1 if i % 2 else -1]:
-                calls = [ask(pipes[side], name)[1:] for _ in range(net.calls)]
-                rounds[side].append(min(calls))
+                rounds[side].append(min(ask(pipes[side], name)[1:] for _ in range(net.calls)))
         for side, seconds in rounds.items():
             wall, cpu = np.median(seconds, axis=0) * 1e3
             print(f"{name:8}{side:6} wall {wall:7.1f} ms   CPU {cpu:7.1f} ms")
         ratios = [o[0] / t[0] for o, t in zip(rounds["jax"], rounds["torch"], strict=True)]
-        print(
-            f"{name:8}jax/torch of paired rounds: median {np.median(ratios):.2f}, "
-            f"from {min(ratios):.2f} to {max(ratios):.2f}"
-        )
+        low, middle, high = np.quantile(ratios, (0, 0.5, 1))
+        print(f"{name:8}jax/torch of paired rounds: {middle:.2f}, from {low:.2f} to {high:.2f}")
     for pipe in pipes.values():
-        pipe.send(None)
+        pipe.send("")
 
 
 if __name__ == "__main__":

@@ -92,41 +92,28 @@ class Layer(nn.Module):
         return self.attn(self.res_block(x, embedding))
 
 
-class Downsample(nn.Module):
-    def __init__(self, channels: int) -> None:
+class Resample(nn.Module):
+    """A convolution of stride 2, or one after doubling to nearest neighbours."""
+
+    def __init__(self, channels: int, up: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.up = up
+        self.conv = nn.Conv2d(channels, channels, 3, stride=1 if up else 2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
-class Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.up = nn.Upsample(scale_factor=2, mode="nearest")
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.up(x))
+        return self.conv(nn.functional.interpolate(x, scale_factor=2.0) if self.up else x)
 
 
 class TorchSR3(nn.Module):
     """The hyper-parameters are those of `yoda_jax.models.sr3.SR3UNet`; dropout is none."""
 
     def __init__(
-        self,
-        features: int = 64,
-        multipliers: tuple[int, ...] = (1, 2, 4, 8, 8),
-        blocks: int = 2,
-        attention_resolutions: tuple[int, ...] = (16,),
-        image_size: int = 128,
-        groups: int = 32,
-    ) -> None:
+        self, features: int = 64, multipliers: tuple[int, ...] = (1, 2, 4, 8, 8), blocks: int = 2,
+        attention_resolutions: tuple[int, ...] = (16,), image_size: int = 128, groups: int = 32,
+    ) -> None:  # fmt: skip
         super().__init__()
         widths = [features * m for m in multipliers]
         attends = [image_size >> i in attention_resolutions for i in range(len(widths))]
-        last = len(widths) - 1
         self.noise_level_mlp = nn.Sequential(
             Waves(features), nn.Linear(features, 4 * features), nn.SiLU(),
             nn.Linear(4 * features, features),
@@ -139,8 +126,8 @@ class TorchSR3(nn.Module):
                 downs.append(Layer(width, after, features, groups, attends[i]))
                 width = after
                 skips.append(width)
-            if i < last:
-                downs.append(Downsample(width))
+            if i < len(widths) - 1:
+                downs.append(Resample(width, up=False))
                 skips.append(width)
         self.downs = nn.ModuleList(downs)
         self.mid = nn.ModuleList(
@@ -152,7 +139,7 @@ class TorchSR3(nn.Module):
                 ups.append(Layer(width + skips.pop(), widths[i], features, groups, attends[i]))
                 width = widths[i]
             if i > 0:
-                ups.append(Upsample(width))
+                ups.append(Resample(width, up=True))
         self.ups = nn.ModuleList(ups)
         self.final_conv = Block(width, 3, groups)
 
@@ -162,15 +149,12 @@ class TorchSR3(nn.Module):
         x = torch.cat([lr_up, z], dim=1)
         skips = []
         for layer in self.downs:
-            x = layer(x, embedding) if isinstance(layer, Layer) else layer(x)
-            skips.append(x)
+            skips.append(x := layer(x, embedding) if isinstance(layer, Layer) else layer(x))
         for layer in self.mid:
             x = layer(x, embedding)
         for layer in self.ups:
-            if isinstance(layer, Layer):
-                x = layer(torch.cat([x, skips.pop()], dim=1), embedding)
-            else:
-                x = layer(x)
+            is_layer = isinstance(layer, Layer)
+            x = layer(torch.cat([x, skips.pop()], dim=1), embedding) if is_layer else layer(x)
         return self.final_conv(x)
 
 
@@ -195,11 +179,8 @@ def golden_error() -> float:
 
     Raises AssertionError where it exceeds 1e-5: then the twin is not the reference.
     """
-    golden = {
-        name: torch.from_numpy(value)
-        for name, value in np.load(GOLDEN).items()
-        if value.dtype == np.float32
-    }
+    arrays = np.load(GOLDEN).items()
+    golden = {name: torch.from_numpy(a) for name, a in arrays if a.dtype == np.float32}
     net = TorchSR3(16, (1, 2, 2), 1, (8,), 32, 8)
     shapes = [(name, tuple(value.shape)) for name, value in net.state_dict().items()]
     entries = recipe(shapes, seed=1234)
@@ -211,10 +192,8 @@ def golden_error() -> float:
     value = train_step(net, torch.optim.Adam(net.parameters(), lr=1e-4), *batch)
     pairs.append((value, golden["loss/l_pix"]))
     for name, parameter in net.named_parameters():
-        if f"grad/{name}" in golden:
-            pairs.append((parameter.grad, golden[f"grad/{name}"]))
-        if f"adam1/{name}" in golden:
-            pairs.append((parameter.detach(), golden[f"adam1/{name}"]))
+        for key, ours in ((f"grad/{name}", parameter.grad), (f"adam1/{name}", parameter.detach())):
+            pairs += [(ours, golden[key])] if key in golden else []
     error = max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
     assert error < 1e-5, f"the twin is {error:.1e} away from the reference"
     return error

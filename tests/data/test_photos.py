@@ -133,7 +133,9 @@ def test_hold_out_depends_on_the_name_alone(names, draw):
 def test_hold_out_count_is_checked():
     source = open_source("samples:photos/test")
     for count in (0, 2, -1):
-        with pytest.raises(UserError, match=f"above 0 and below 2, found {count}"):
+        with pytest.raises(
+            UserError, match=f"data.holdout must be above 0 and below the 2 .* found {count}"
+        ):
             hold_out(source, count)
 
 

@@ -130,7 +130,8 @@ def hold_out(source: Source, count: int) -> tuple[Source, Source]:
     """
     if not 0 < count < len(source):
         raise UserError(
-            f"hold-out of {source.spec!r} must be above 0 and below {len(source)}, found {count}."
+            f"--config.data.holdout must be above 0 and below the {len(source)} pictures of "
+            f"{source.spec!r}, found {count}; change it, or name others by --config.data.eval."
         )
     rest, held = source.part(count)
     return (

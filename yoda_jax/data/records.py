@@ -47,13 +47,16 @@ def _index_path(shard: epath.Path) -> epath.Path:
 def write_shard(path: epath.Path, examples: Iterable[dict], notes: Mapping) -> None:
     """Writes a shard and its index under temporary names and renames both when they are whole.
 
-    notes is called on after the last example: whatever it then holds goes into the index.
+    What notes hold after the last example goes into the index. A shard has one writer: what a
+    killed one left of it is removed.
     """
+    for left_over in path.parent.glob(f"{path.name}.part-*"):
+        left_over.unlink()
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     offsets, position = [], 0
     with tf.io.TFRecordWriter(os.fspath(part)) as writer:
         for example in examples:
-            serialized = FEATURES.serialize_example(example)
+            serialized = _serialize(example)
             writer.write(serialized)
             offsets.append(position)
             position += len(serialized) + _FRAME_BYTES
@@ -65,10 +68,29 @@ def write_shard(path: epath.Path, examples: Iterable[dict], notes: Mapping) -> N
     index_part.replace(_index_path(path))
 
 
+def _serialize(example: dict) -> bytes:
+    # File systems may hold names that are no UTF-8.
+    name = example["name"].encode("utf-8", "surrogateescape")
+    serialized = FEATURES.serialize_example({**example, "name": name})
+    # Protocol buffers order the features differently in every process unless told not to.
+    return tf.train.Example.FromString(serialized).SerializeToString(deterministic=True)
+
+
 def read_index(path: epath.Path) -> dict | None:
     """The index of a complete shard, else None."""
     index = _index_path(path)
-    return json.loads(index.read_text()) if index.exists() and path.exists() else None
+    return _read_json(index) if path.exists() else None
+
+
+def _read_json(path: epath.Path) -> dict | None:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); delete the folder and run --mode=precompute again."
+        ) from error
 
 
 def write_manifest(folder: epath.Path, shards: int, manifest: Mapping) -> None:
@@ -95,8 +117,7 @@ def write_manifest(folder: epath.Path, shards: int, manifest: Mapping) -> None:
 
 def read_manifest(folder: epath.Path) -> dict | None:
     """The manifest of a complete folder of records, else None."""
-    path = folder / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return _read_json(folder / "manifest.json")
 
 
 class Records:
@@ -148,4 +169,4 @@ class Records:
                 "file and its .json, and run --mode=precompute to write it again."
             ) from error
         example = FEATURES.deserialize_example_np(serialized)
-        return {**example, "name": example["name"].decode()}
+        return {**example, "name": example["name"].decode("utf-8", "surrogateescape")}

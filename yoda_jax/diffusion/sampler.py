@@ -66,7 +66,7 @@ def reverse_steps(
 
         return jax.lax.cond(jnp.any(mask), diffuse, lambda z: outside, z), None
 
-    return jax.lax.scan(step, z, steps)[0]
+    return jax.lax.scan(step, z.astype(jnp.float32), steps)[0]
 
 
 def sample(

@@ -66,7 +66,10 @@ def write(
         "protocol": protocol,
         "pictures": len(names),
         "rows": {
-            row.label: {m: {"mean": row.mean(m), "error": row.error(m)} for m in row.values}
+            row.label: {
+                m: {"mean": _finite(row.mean(m)), "error": _finite(row.error(m))}
+                for m in row.values
+            }
             for row in rows
         },
     }
@@ -79,7 +82,8 @@ def write(
     for row in rows:
         for i, name in enumerate(names):
             writer.writerow([row.label, name, *(f"{row.values[m][i]:.6g}" for m in columns)])
-    _write_whole(folder / "per_image.csv", text.getvalue().encode())
+    # Names that are no UTF-8 keep their bytes.
+    _write_whole(folder / "per_image.csv", text.getvalue().encode("utf-8", "surrogateescape"))
 
     png = io.BytesIO()
     sheet.save(png, "PNG")
@@ -99,7 +103,7 @@ def picture_sheet(columns: Mapping[str, Sequence[UInt8[np.ndarray, "h w c"]]], s
     rows = len(next(iter(columns.values())))
     step = size + _MARGIN
     sheet = Image.new(
-        "RGB", (_MARGIN + step * len(columns), _HEADER + _MARGIN + step * rows), "white"
+        "RGB", (_MARGIN + step * len(columns), _HEADER + _MARGIN + step * rows), "lightgrey"
     )
     draw = ImageDraw.Draw(sheet)
     for i, (label, pictures) in enumerate(columns.items()):
@@ -119,6 +123,11 @@ def picture_grid(rows: Mapping[str, UInt8[np.ndarray, "B h w c"]]) -> UInt8[np.n
     columns = {"LR": rows["lr"], "attention": rows["attention"], "SR": rows["sr"],
                "HR": rows["hr"]}  # fmt: skip
     return np.asarray(picture_sheet(columns, size))
+
+
+def _finite(value: float) -> float | None:
+    # JSON knows neither NaN nor infinity.
+    return value if math.isfinite(value) else None
 
 
 def _write_whole(path: Path, data: bytes) -> None:

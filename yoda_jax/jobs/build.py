@@ -38,11 +38,20 @@ _CHOICES = {
     "train.sharding": ("replicate", "fsdp"),
 }
 _POSITIVE = (
-    "data.hr_size", "data.stride", "data.pictures_per_shard", "data.threads", "data.prefetch",
-    "attention.input_size", "attention.cell", "diffusion.steps", "diffusion.sampling_steps",
-    "model.features", "model.blocks", "model.groups", "train.steps", "train.batch_size",
-    "train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "train.sample_pictures", "eval.pictures", "eval.batch_size", "eval.sheet_pictures",
+    "data.hr_size", "data.stride", "data.scale", "data.pictures_per_shard", "data.threads",
+    "data.prefetch", "attention.input_size", "attention.cell", "diffusion.steps",
+    "diffusion.sampling_steps", "model.features", "model.blocks", "model.groups", "train.steps",
+    "train.batch_size", "train.accumulate", "train.log_every", "train.checkpoint_every",
+    "train.keep_checkpoints", "train.sample_pictures", "eval.pictures", "eval.batch_size",
+    "eval.sheet_pictures",
+)  # fmt: skip
+_SHARES = (
+    "mask.lower_bound", "diffusion.beta_start", "diffusion.beta_end", "model.dropout",
+    "train.ema_decay",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "data.holdout", "eval.border", "train.sample_every", "train.warmup_steps",
+    "train.weight_decay", "train.clip_norm", "train.profile_at",
 )  # fmt: skip
 # A chain that does not end in noise cannot be started from noise.
 _LAST_GAMMA = 0.01
@@ -64,7 +73,15 @@ def validate(config: ConfigDict) -> None:
     for name in _POSITIVE:
         if _field(config, name) < 1:
             raise UserError(f"--config.{name} must be at least 1, found {_field(config, name)}.")
+    for name in _NOT_NEGATIVE:
+        if _field(config, name) < 0:
+            raise UserError(f"--config.{name} must not be negative, found {_field(config, name)}.")
+    for name in _SHARES:
+        if not 0 <= _field(config, name) <= 1:
+            raise UserError(f"--config.{name} must be within 0..1, found {_field(config, name)}.")
     data, model, diffusion = config.data, config.model, config.diffusion
+    if not model.multipliers:
+        raise UserError("--config.model.multipliers must name at least one level, found ().")
     reduction = 2 ** (len(model.multipliers) - 1)
     for name, divisors in {
         "data.hr_size": {"data.scale": data.scale, "the network's reduction": reduction},
@@ -77,19 +94,15 @@ def validate(config: ConfigDict) -> None:
                     f"--config.{name} must be divisible by {what} ({divisor}), found "
                     f"{_field(config, name)}; choose a multiple of {divisor}."
                 )
-    if data.patch > data.hr_size:
+    if not 0 <= data.patch <= data.hr_size:
         raise UserError(
-            f"--config.data.patch={data.patch} must not exceed data.hr_size={data.hr_size}."
+            f"--config.data.patch must be within 0..data.hr_size={data.hr_size}, found "
+            f"{data.patch}."
         )
-    for i, multiplier in enumerate(model.multipliers):
-        if model.features * multiplier % model.groups:
-            raise UserError(
-                f"--config.model.groups={model.groups} must divide the width of every level, found "
-                f"{model.features * multiplier} at level {i}; change groups or features."
-            )
-    if not 0 <= config.mask.lower_bound <= 1:
+    if model.features % model.groups:  # then they divide the width of every level
         raise UserError(
-            f"--config.mask.lower_bound must be within 0..1, found {config.mask.lower_bound}."
+            f"--config.model.groups={model.groups} must divide model.features={model.features}; "
+            "change one of them."
         )
     if diffusion.sampling_steps > diffusion.steps:
         raise UserError(

@@ -45,8 +45,6 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 def load_weights(config: ConfigDict, workdir: str) -> tuple[Params, int]:
     """The newest checkpoint's averaged parameters on every device, and its step."""
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints", config.train.keep_checkpoints)
-    step = checkpoints.latest()
     yoda, where = build.yoda(config), sharding.replicated(sharding.make_mesh())
     shapes = jax.eval_shape(
         lambda: yoda.init(jax.random.key(0), config.data.hr_size // config.data.scale)
@@ -54,8 +52,8 @@ def load_weights(config: ConfigDict, workdir: str) -> tuple[Params, int]:
     abstract = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes
     )
-    params = checkpoints.restore_weights(abstract)
-    checkpoints.close()
+    with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
+        step, params = checkpoints.latest(), checkpoints.restore_weights(abstract)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     logging.info("restored step %d from %s, %s parameters", step, workdir, f"{count:,}")
     return params, step

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from yoda_jax.attention.classical import classical_heads
 from yoda_jax.attention.maps import attention_map
 from yoda_jax.data.examples import Heads, Preparation, examples
-from yoda_jax.data.photos import BadPicture, Load, Source, hold_out, open_source
+from yoda_jax.data.photos import BadPicture, Files, Load, Source, hold_out, open_source
 from yoda_jax.data.records import (
     read_index,
     read_manifest,
@@ -34,14 +35,15 @@ def run(config: ConfigDict, workdir: str) -> None:
     wanted = {"train": folders.train, "eval": folders.eval}
     settings = {split: _settings(config, split) for split in wanted}
     done = {split: _complete(wanted[split], settings[split]) for split in wanted}
-    for split, manifest in done.items():
-        if manifest is not None:
-            _summarise(split, wanted[split], manifest, "already complete")
     if all(manifest is not None for manifest in done.values()):
+        for split, manifest in done.items():
+            _summarise(split, wanted[split], manifest, "already complete")
         return
     sources = _sources(config)
-    for split, manifest in done.items():
-        if manifest is None:
+    # Complete ones first. Held-out pictures are drawn from those of training: where these have
+    # changed since, both splits have to follow, or one picture ends up in both.
+    for split in sorted(done, key=lambda split: done[split] is None):
+        if done[split] is None or not config.data.eval:
             _write_split(config, split, sources[split], wanted[split], settings[split])
 
 
@@ -121,10 +123,13 @@ def _write_split(
         path = shard_path(root, shard, shards)
         start, stop = shard * per_shard, min((shard + 1) * per_shard, len(source))
         index = read_index(path)
+        made_of = _made_of(source, start, stop)
         if index is not None:
             _compare(path, index["settings"], settings)
-            continue
-        notes = {"settings": settings, "pictures": stop - start, "skipped": [], "fraction": []}
+            if index["made_of"] == made_of:
+                continue
+        notes = {"settings": settings, "made_of": made_of, "pictures": stop - start,
+                 "skipped": [], "fraction": []}  # fmt: skip
         write_shard(
             path,
             _shard_examples(config, source.read(start, stop), preparation, heads, notes),
@@ -145,12 +150,23 @@ def _write_split(
         if not manifest["examples"]:
             raise UserError(
                 f"{source.spec} gave no example at data.hr_size={config.data.hr_size}: "
-                f"{len(manifest['skipped'])} pictures were skipped; give larger or other pictures."
+                f"{len(manifest['skipped'])} pictures were skipped; give larger or other pictures "
+                f"and delete {root}."
             )
         write_manifest(root, shards, manifest)
         _summarise(split, folder, manifest, "written")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"manifest of {split} written")
+
+
+def _made_of(source: Source, start: int, stop: int) -> int:
+    """Tells whether the pictures start..stop-1 are still the same, by their names."""
+    pictures = (
+        [name for name, _ in source.files[start:stop]]
+        if isinstance(source, Files)
+        else source.indices[start:stop]
+    )
+    return zlib.crc32(repr(pictures).encode())
 
 
 def _shard_examples(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from yoda_jax.models.blocks import GroupNorm, conv, orthogonal_init, sinusoidal
+from yoda_jax.models.blocks import GroupNorm, conv, convolve, orthogonal_init, sinusoidal
 
 
 class ResnetBlock(nn.Module):
@@ -66,16 +66,14 @@ class Stem(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
 
     def of_picture(self, lr_up: Float[Array, "B H W C"]) -> Float[Array, "B H W features"]:
-        return self._conv(lr_up, self.kernel[:, :, : self.channels]) + self.bias.astype(self.dtype)
+        bias = self.bias.astype(self.dtype)[None, None, None]
+        return self._conv(lr_up, self.kernel[:, :, : self.channels]) + bias
 
     def of_state(self, z: Float[Array, "B H W C"]) -> Float[Array, "B H W features"]:
         return self._conv(z, self.kernel[:, :, self.channels :])
 
     def _conv(self, x: Float[Array, "B H W C"], kernel: Array) -> Float[Array, "B H W features"]:
-        return jax.lax.conv_general_dilated(
-            x.astype(self.dtype), kernel.astype(self.dtype), (1, 1), ((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 class SR3UNet(nn.Module):
@@ -146,8 +144,7 @@ class SR3UNet(nn.Module):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x = block(x, widths[i], attends[i], f"up{i}_block{j}")
             if i > 0:
-                x = x.repeat(2, axis=1).repeat(2, axis=2)
-                x = conv(widths[i], dtype=self.dtype, name=f"up{i}_conv")(x)
+                x = conv(widths[i], dtype=self.dtype, name=f"up{i}_conv", upsample=True)(x)
 
         x = nn.swish(GroupNorm(self.groups, name="final_norm")(x))
         return conv(self.channels, dtype=self.dtype, name="final_conv")(x).astype(jnp.float32)

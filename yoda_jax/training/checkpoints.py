@@ -1,12 +1,10 @@
 """Checkpoints of a run, written in the background by Orbax; the only file that knows Orbax."""
 
-import logging as std_logging
 import os
-from typing import Any
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 
 from yoda_jax.errors import UserError
@@ -18,12 +16,12 @@ class Checkpoints:
 
     Each holds three items, so that sampling reads only what it needs: `weights` (the averaged
     parameters, or the plain ones where none are kept), `training` (the rest of the state) and
-    `config`. An interrupted write never counts as a checkpoint.
+    `config`. An interrupted write never counts as a checkpoint. Use it in a
+    `with` block: leaving it waits for the last write.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 3) -> None:
         self.folder = epath.Path(folder).resolve()
-        logging.get_absl_handler().addFilter(_not_orbax)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         handlers = {
             "weights": ocp.StandardCheckpointHandler(),
@@ -101,18 +99,12 @@ class Checkpoints:
                 "run, or another --workdir."
             )
 
-    def wait(self) -> None:
-        """Returns when the last checkpoint is on disk."""
-        self._manager.wait_until_finished()
+    def __enter__(self) -> Self:
+        return self
 
-    def close(self) -> None:
-        """Waits and releases the folder."""
+    def __exit__(self, *exception: object) -> None:
+        """Waits and releases the folder, also after an error."""
         self._manager.close()
-
-
-def _not_orbax(record: std_logging.LogRecord) -> bool:
-    """Keeps out of the log what Orbax tells of every file it touches, but for warnings."""
-    return "orbax" not in record.pathname or record.levelno >= std_logging.WARNING
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

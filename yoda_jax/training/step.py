@@ -59,7 +59,7 @@ def make_train_step(
         )
         metrics = {
             "loss": loss_value,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             **diagnostics._asdict(),
         }
         return state, metrics

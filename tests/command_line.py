@@ -1,0 +1,29 @@
+"""Running the command line as a user does, in a process of its own, on a tiny network."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# The demonstration, shrunk until it takes seconds.
+TINY = [
+    "--config.data.hr_size=32", "--config.data.stride=64", "--config.data.patch=16",
+    "--config.attention.input_size=64", "--config.attention.cell=4",
+    "--config.diffusion.sampling_steps=4", "--config.model.features=8",
+    "--config.model.multipliers=(1, 2)", "--config.model.groups=4", "--config.train.batch_size=4",
+    "--config.train.steps=8", "--config.train.checkpoint_every=4", "--config.train.log_every=2",
+    "--config.eval.pictures=3", "--config.eval.batch_size=2", "--config.eval.sheet_pictures=2",
+]  # fmt: skip
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of a job on the tiny demonstration."""
+    return [sys.executable, "-m", "yoda_jax.main", *arguments]
+
+
+def run(*arguments: str, timeout: int = 300) -> subprocess.CompletedProcess:
+    """Runs a job to its end, with its output as text."""
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    )

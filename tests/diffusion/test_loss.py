@@ -1,0 +1,190 @@
+"""The masked loss and the training objective, seen through predictors that spy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from yoda_jax.diffusion.loss import draw_level, masked_loss, training_loss
+from yoda_jax.diffusion.mask import area_mask
+from yoda_jax.diffusion.noising import add_noise
+from yoda_jax.diffusion.schedule import linear, noise_schedule
+
+SCHEDULE = noise_schedule(linear(10, 1e-4, 0.5))
+# The default generator takes ten times as long to compile.
+KEY = jax.random.key(7, impl="unsafe_rbg")
+SHAPE = (8, 8, 8, 3)
+RNG = np.random.default_rng(0)
+Y0, BASE = (RNG.uniform(-0.6, 0.6, SHAPE).astype(np.float32) for _ in range(2))
+ATTENTION = RNG.random((*SHAPE[:3], 1), np.float32)
+FULL = np.ones_like(ATTENTION)
+
+
+class Spy:
+    """A predictor that keeps what it saw; it answers the state times a factor."""
+
+    def __call__(self, z, level):
+        self.z, self.level = z, level
+        return 0.3 * z
+
+
+def spied(attention=ATTENTION, **options):
+    spy = Spy()
+    loss, diagnostics = training_loss(spy, KEY, SCHEDULE, Y0, BASE, attention, **options)
+    return spy, loss, diagnostics
+
+
+def draw(continuous=True):
+    """The draws that training_loss makes from its key: t, signal, noise and eps."""
+    key_level, key_eps = jax.random.split(KEY)
+    t, signal = draw_level(key_level, SCHEDULE, SHAPE[0], continuous)
+    return t, signal, jnp.sqrt(1 - signal**2), jax.random.normal(key_eps, SHAPE)
+
+
+def random_pair(mask_share=0.5):
+    rng = np.random.default_rng(3)
+    eps_hat, eps = rng.standard_normal((2, *SHAPE), np.float32)
+    return eps_hat, eps, jnp.asarray(rng.random((*SHAPE[:3], 1)) < mask_share)
+
+
+@pytest.mark.parametrize("norm", ["pixels", "area"])
+def test_full_mask_is_the_plain_loss(norm):
+    eps_hat, eps, _ = random_pair()
+    difference = eps_hat.astype(np.float64) - eps
+    for penalty, cost in {"l1": np.abs(difference), "l2": difference**2}.items():
+        found = masked_loss(eps_hat, eps, jnp.ones((*SHAPE[:3], 1), bool), norm, penalty)
+        np.testing.assert_allclose(found, cost.mean((1, 2, 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", ["l1", "l2"])
+def test_area_counts_the_masks_pixels_alone(penalty):
+    eps_hat, eps, mask = random_pair(0.2)
+    difference = np.abs(eps_hat.astype(np.float64) - eps)
+    cost = difference if penalty == "l1" else difference**2
+    area = masked_loss(eps_hat, eps, mask, "area", penalty)
+    inside = [cost[i][np.asarray(mask[i, ..., 0])].mean() for i in range(SHAPE[0])]
+    np.testing.assert_allclose(area, inside, rtol=1e-6)
+    pixels = masked_loss(eps_hat, eps, mask, "pixels", penalty)
+    np.testing.assert_allclose(pixels, area * mask.mean((1, 2, 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["pixels", "area"])
+def test_empty_mask_counts_0_with_a_finite_gradient(norm):
+    eps_hat, eps, mask = random_pair()
+    mask = mask.at[0].set(False)
+    loss, gradient = jax.value_and_grad(lambda e: masked_loss(e, eps, mask, norm).mean())(eps_hat)
+    assert masked_loss(eps_hat, eps, mask, norm)[0] == 0.0
+    assert np.isfinite(loss)
+    np.testing.assert_array_equal(gradient[0], 0.0)
+    # L1: every channel of a pixel inside pulls by its sign, divided by what the norm divides by.
+    counted = (mask if norm == "area" else jnp.ones_like(mask)).sum((1, 2, 3), keepdims=True)
+    expected = jnp.where(mask, jnp.sign(eps_hat - eps), 0) / (3 * jnp.maximum(counted, 1) * 8)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+
+
+def test_bfloat16_predictions_are_compared_in_float32():
+    eps_hat, eps, mask = random_pair()
+    coarse = jnp.asarray(eps_hat, jnp.bfloat16)
+    found = masked_loss(coarse, eps, mask)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, masked_loss(coarse.astype(jnp.float32), eps, mask))
+
+
+def test_every_pictures_time_is_uniform_and_its_level_uniform_within_the_times_interval():
+    key, count, total = jax.random.key(0), 20_000, SCHEDULE.num_steps
+    t, level = draw_level(key, SCHEDULE, count, continuous=True)
+    occurrences = np.bincount(t, minlength=total + 1)
+    assert occurrences[0] == 0 and len(occurrences) == total + 1
+    deviation = np.sqrt(count / total * (1 - 1 / total))
+    assert np.abs(occurrences[1:] - count / total).max() < 4 * deviation
+    low, high = SCHEDULE.signal[t], SCHEDULE.signal[t - 1]
+    assert (level >= low).all() and (level <= high).all()
+    place = np.asarray((level - low) / (high - low))
+    # Kolmogorov-Smirnov distance from uniform; and the place says nothing about the time.
+    assert np.abs(np.sort(place) - np.arange(count) / count).max() < 1.7 / np.sqrt(count)
+    assert abs(np.corrcoef(place, t)[0, 1]) < 4 / np.sqrt(count)
+    # Neighbours in a batch draw independently, and both modes draw the same times.
+    for values in (place, np.asarray(t)):
+        assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 4 / np.sqrt(count)
+    same_t, discrete = draw_level(key, SCHEDULE, count, continuous=False)
+    np.testing.assert_array_equal(same_t, t)
+    np.testing.assert_array_equal(discrete, SCHEDULE.signal[t])
+
+
+@pytest.mark.parametrize("penalty", ["l1", "l2"])
+@pytest.mark.parametrize("norm", ["pixels", "area"])
+@pytest.mark.parametrize("lower_bound", [0.0, 0.05])
+def test_attention_1_is_the_base_methods_loss(penalty, norm, lower_bound):
+    for context, network_input in (("hr", "full"), ("lr", "masked")):
+        spy, loss, diagnostics = spied(
+            FULL, lower_bound=lower_bound, norm=norm, penalty=penalty, context=context,
+            network_input=network_input,
+        )  # fmt: skip
+        _, signal, noise, eps = draw()
+        z = signal[:, None, None, None] * Y0 + noise[:, None, None, None] * eps
+        difference = np.abs(eps - 0.3 * z)
+        plain = (difference if penalty == "l1" else difference**2).mean()
+        np.testing.assert_allclose(spy.z, z, atol=1e-6)
+        np.testing.assert_array_equal(spy.level, signal)
+        np.testing.assert_allclose(loss, plain, rtol=1e-5)
+        assert diagnostics.mask_fraction == 1.0
+
+
+@pytest.mark.parametrize("norm", ["pixels", "area"])
+def test_gradients_outside_the_mask_are_exactly_0(norm):
+    def loss(offset):
+        return training_loss(
+            lambda z, level: 0.3 * z + offset, KEY, SCHEDULE, Y0, BASE, ATTENTION, norm=norm
+        )[0]
+
+    gradient = jax.grad(loss)(jnp.zeros(SHAPE))
+    mask = area_mask(ATTENTION, draw()[0] / SCHEDULE.num_steps, 0.05)
+    assert 0.2 < mask.mean() < 0.8
+    np.testing.assert_array_equal(gradient != 0, np.broadcast_to(mask, SHAPE))
+
+
+def test_context_and_input_say_what_the_network_sees_outside_the_mask():
+    t, signal, noise, eps = draw()
+    mask = area_mask(ATTENTION, t / SCHEDULE.num_steps, 0.05)
+    target, base = (add_noise(y, eps, signal, noise) for y in (Y0, BASE))
+    outside = {
+        ("hr", "full"): target,
+        ("lr", "full"): base,
+        ("hr", "masked"): jnp.zeros(SHAPE),
+        ("lr", "masked"): jnp.zeros(SHAPE),
+    }
+    for (context, network_input), expected in outside.items():
+        spy, loss, diagnostics = spied(context=context, network_input=network_input)
+        np.testing.assert_allclose(spy.z, jnp.where(mask, target, expected), atol=1e-6)
+        np.testing.assert_allclose(diagnostics.mask_fraction, mask.mean(), rtol=1e-6)
+        by_hand = jnp.where(mask, jnp.abs(eps - 0.3 * spy.z), 0.0).mean()
+        np.testing.assert_allclose(loss, by_hand, rtol=1e-5)  # outside never counts
+
+
+def test_discrete_training_tells_the_network_the_index_of_the_step():
+    spy, _, _ = spied(FULL, continuous=False)
+    t, signal, _, eps = draw(continuous=False)
+    np.testing.assert_array_equal(spy.level, t - 1)  # SRDiff counts from 0
+    np.testing.assert_allclose(spy.z, add_noise(Y0, eps, signal, SCHEDULE.noise[t]), atol=1e-6)
+
+
+@pytest.mark.parametrize("context", ["hr", "lr"])
+def test_colour_offset_of_the_prediction_is_measured_inside_the_mask(context):
+    colour, shift = jnp.array([0.05, -0.1, 0.2]), jnp.array([-0.2, 0.1, 0.15])
+    _, signal, noise, eps = draw()
+
+    def shifted(z, level):
+        np.testing.assert_array_equal(level, signal)
+        # z = s y0 + n eps, so eps less s/n of the shift predicts y0 plus the shift.
+        return eps - (signal / noise)[:, None, None, None] * shift[None, None, None]
+
+    _, diagnostics = training_loss(
+        shifted, KEY, SCHEDULE, BASE + colour[None, None, None], BASE, ATTENTION, context=context
+    )
+    np.testing.assert_allclose(diagnostics.y0_offset, colour + shift, atol=1e-4)
+
+
+def test_an_empty_mask_everywhere_measures_nothing_and_stays_finite():
+    _, loss, diagnostics = spied(np.zeros_like(ATTENTION), lower_bound=0.0, norm="area")
+    assert loss == 0.0 and diagnostics.mask_fraction == 0.0
+    np.testing.assert_array_equal(diagnostics.y0_offset, 0.0)

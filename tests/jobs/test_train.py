@@ -1,0 +1,158 @@
+"""Whole jobs as a user runs them: trained, killed, resumed, evaluated, compared."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from command_line import ROOT, TINY, command, run
+from ml_collections import config_flags
+from PIL import Image
+
+from yoda_jax.jobs import build, train
+from yoda_jax.training import sharding
+from yoda_jax.training.checkpoints import Checkpoints
+
+TRAIN = ["--config=configs/demo.py", "--mode=train", *TINY]
+
+
+def configuration(workdir):
+    """The saved configuration of a run, as an object."""
+    sys.path.insert(0, str(ROOT))
+    from configs import demo
+
+    config = demo.get_config()
+    saved = json.loads((workdir / "config.json").read_text())
+    for group, fields in saved.items():
+        if isinstance(fields, dict):
+            for name, value in fields.items():
+                config[group][name] = tuple(value) if isinstance(value, list) else value
+    return config
+
+
+def last_state(workdir):
+    """The newest state of a run, on the first device."""
+    config = configuration(workdir)
+    yoda, mesh = build.yoda(config), sharding.make_mesh()
+    _, abstract = train.make_state(config, yoda, mesh)
+    return Checkpoints(workdir / "checkpoints").restore(abstract)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run killed without warning once its first checkpoint is on disk; (workdir, last step)."""
+    workdir = tmp_path_factory.mktemp("killed")
+    process = subprocess.Popen(
+        command(*TRAIN, "--config.train.steps=1000000", f"--workdir={workdir}"), cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.time() + 240
+    while not (workdir / "checkpoints" / "4").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.time() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    return workdir, Checkpoints(workdir / "checkpoints").latest()
+
+
+@pytest.fixture(scope="module")
+def resumed(killed):
+    workdir, step = killed
+    done = run(*TRAIN, f"--config.train.steps={step + 4}", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir, step, done
+
+
+@pytest.fixture(scope="module")
+def straight(killed, tmp_path_factory):
+    """The same number of steps in one go."""
+    _, step = killed
+    workdir = tmp_path_factory.mktemp("straight")
+    done = run(
+        *TRAIN, f"--config.train.steps={step + 4}", f"--workdir={workdir}",
+        "--config.train.sample_every=4", "--config.train.sample_pictures=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_a_killed_run_goes_on_where_it_was_bit_for_bit(resumed, straight):
+    workdir, step, done = resumed
+    assert f"resumed at step {step} of {step + 4}" in done.stderr
+    a, b = last_state(workdir), last_state(straight[0])
+    assert int(a.step) == int(b.step) == step + 4
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_run_tells_what_it_did(straight):
+    workdir, done = straight
+    assert "waited for input" in done.stderr and "y0_offset_r" in done.stderr
+    assert "steps/s" in done.stderr and "ETA" in done.stderr
+    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [line.split("|")[1].strip().split(",")[0] for line in table[2:]] == ["bicubic", "YODA"]
+    assert "3 held-out examples of 2 pictures, 4x to 32x32" in done.stdout
+    metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
+    assert metrics["rows"]["bicubic"]["diffused"]["mean"] == 0
+    assert len((workdir / "eval" / "per_image.csv").read_text().splitlines()) == 1 + 2 * 3
+    with Image.open(workdir / "eval" / "sheet.png") as sheet:
+        assert sheet.height > 2 * 128
+    assert "<pre>|" in (workdir / "eval" / "report.html").read_text()
+    assert list(workdir.glob("events.out.tfevents.*"))
+    assert not list(workdir.rglob("*.part"))
+
+
+def test_training_again_has_nothing_to_do(straight):
+    workdir, _ = straight
+    step = Checkpoints(workdir / "checkpoints").latest()
+    before = {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").rglob("*")}
+    done = run(*TRAIN, f"--config.train.steps={step}", f"--workdir={workdir}")
+    assert done.returncode == 0 and f"has its {step} steps already" in done.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").rglob("*")}
+
+
+def test_another_network_does_not_take_the_checkpoint(straight):
+    workdir, _ = straight
+    done = run(*TRAIN, "--config.model.features=16", "--mode=eval", f"--workdir={workdir}")
+    assert done.returncode == 2
+    assert "does not fit this configuration" in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_diverging_run_stops_with_the_step(tmp_path, straight):
+    done = run(
+        *TRAIN, "--config.train.learning_rate=1e30", "--config.train.warmup_steps=0",
+        f"--config.data.records={straight[0] / 'records'}", f"--workdir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "The loss of step 2 is" in done.stderr.strip().splitlines()[-1]
+    assert not (tmp_path / "checkpoints" / "4").exists()
+
+
+def test_compare_has_the_four_rows(tmp_path, straight):
+    done = run(
+        "--config=configs/demo.py", *TINY, "--config.train.steps=2", f"--workdir={tmp_path}",
+        f"--config.data.records={straight[0] / 'records'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = [line.split("|") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [row[1].strip() for row in table[2:]] == ["bicubic", "base", "base + mask", "YODA"]
+    header = [cell.strip() for cell in table[0]]
+    for metric in ("PSNR dB", "SSIM", "LPIPS", "colour shift", "diffused"):
+        assert metric in header
+    base = Checkpoints(tmp_path / "base" / "checkpoints")
+    assert base.latest() == Checkpoints(tmp_path / "yoda" / "checkpoints").latest() == 2
+
+
+def test_config_flags_know_every_variant():
+    for variant in ("16_64", "16_128", "64_256", "64_512"):
+        flags = config_flags.flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=flags)
+        flags(["", f"--config={ROOT}/configs/sr3_ffhq.py:{variant}"])
+        assert flags.config.data.hr_size == int(variant.split("_")[1])

@@ -1,0 +1,54 @@
+"""The shared layers against flax's and PyTorch's definitions."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from yoda_jax.models.blocks import GroupNorm, conv, sinusoidal
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_group_norm_equals_flax_in_value_and_gradient(groups):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = 3.0 + 2.0 * jax.random.normal(keys[0], (2, 6, 5, 8))
+    params = {"scale": jax.random.normal(keys[1], (8,)), "bias": jax.random.normal(keys[2], (8,))}
+
+    def run(module, x):
+        with jax.numpy_rank_promotion("allow"):  # flax's own layer promotes
+            return jnp.sin(module.apply({"params": params}, x)).sum()
+
+    ours, theirs = GroupNorm(groups), nn.GroupNorm(groups, epsilon=1e-5)
+    for value, expected in zip(
+        jax.value_and_grad(lambda x: run(ours, x))(x),
+        jax.value_and_grad(lambda x: run(theirs, x))(x), strict=True,
+    ):  # fmt: skip
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_group_norm_keeps_statistics_in_float32():
+    x = 100.0 + jax.random.normal(jax.random.key(1), (1, 16, 16, 4))
+    params = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
+    out = GroupNorm(2).apply({"params": params}, x.astype(jnp.bfloat16))
+    assert out.dtype == jnp.bfloat16
+    # bfloat16 holds 100 + noise in steps of .5, whose mean and variance are still right.
+    assert abs(float(out.astype(jnp.float32).mean())) < 0.02
+    assert abs(float(out.astype(jnp.float32).std()) - 1) < 0.02
+
+
+def test_strided_convolution_pads_both_sides():
+    """PyTorch's Conv2d(3, stride 2, padding 1) starts at -1, where "SAME" would start at 0."""
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    params = {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}
+    with jax.numpy_rank_promotion("allow"):  # flax's own layer promotes its bias
+        out = conv(1, stride=2).apply({"params": params}, x)
+    np.testing.assert_array_equal(out[0, :, :, 0], [[0 + 1 + 4 + 5, 1 + 2 + 3 + 5 + 6 + 7],
+                                                    [4 + 5 + 8 + 9 + 12 + 13, 90]])  # fmt: skip
+
+
+def test_frequencies_end_where_each_method_ends_them():
+    level = jnp.array([1.0])
+    srdiff = np.arcsin(sinusoidal(level, 8, 1.0)[0, 3])
+    sr3 = np.arcsin(sinusoidal(level, 8, 3 / 4)[0, 3])
+    np.testing.assert_allclose([srdiff, sr3], [1e-4, 1e-3], rtol=1e-4)

@@ -1,0 +1,37 @@
+"""What a user meets at the command line: one sentence for a mistake, status 2, no traceback."""
+
+import pytest
+from command_line import run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config=configs/sr3_ffhq.py"], "--config.data.train is not set: expected folder:PATH"),
+        (["--config=configs/none.py"], "configs/none.py does not exist"),
+        ([], "--config is not set"),
+        (["--config=configs/sr3_ffhq.py:32_128"], "variants 16_64, 16_128, 64_256, 64_512"),
+        (["--config=configs/demo.py", "--config.mask.lower_bound=2.0"],
+         "--config.mask.lower_bound must be within 0..1, found 2.0"),
+        (["--config=configs/demo.py", "--config.train.batchsize=3"], "batchsize"),
+        (["--config=configs/demo.py", "--mode=paint"], "paint"),
+        (["--config=configs/demo.py", "--mode=precompute", "--config.data.train=folder:/nowhere"],
+         "/nowhere"),
+        (["--config=configs/demo.py", "--mode=eval", "--config.data.train=photos"], "folder:PATH"),
+    ],
+)  # fmt: skip
+def test_a_mistake_ends_with_one_sentence(arguments, sentence, tmp_path):
+    done = run(*arguments, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("yoda_jax: ") and sentence in message
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_show_prints_parameters_flops_and_memory(tmp_path):
+    done = run("--config=configs/demo.py", "--mode=show", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    for part in ("parameters", "993,571", "GFLOP", "GiB", "down0_block0/conv1/kernel"):
+        assert part in done.stdout
+    assert not (tmp_path / "run").exists()

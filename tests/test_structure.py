@@ -1,0 +1,98 @@
+"""The rules of the house: who may import whom, and what loads without TensorFlow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "yoda_jax"
+MODULES = sorted(ROOT.rglob("*.py"))
+
+# Room -> the rooms of this project that it may import. Arrows point down only.
+ALLOWED = {
+    "errors": set(),
+    "diffusion": {"diffusion"},
+    "models": {"models", "diffusion"},
+    "attention": {"attention", "models", "errors"},
+    "data": {"data", "attention", "errors"},
+    "weights": {"weights", "models", "errors"},
+    "evaluation": {"evaluation", "data", "weights", "errors"},
+    "training": {"training", "diffusion", "errors"},
+    "yoda": {"diffusion", "data"},
+    "sampling": {"yoda", "training", "errors"},
+    "jobs": {"jobs", "sampling", "yoda", "training", "evaluation", "weights", "data", "attention",
+             "models", "diffusion", "errors"},
+    "main": {"jobs", "training", "errors"},
+}  # fmt: skip
+
+# Packages that only some places may know.
+CONFINED = {
+    "tensorflow": {"data"},
+    "tensorflow_datasets": {"data"},
+    "orbax": {"training/checkpoints"},
+    "clu": {"jobs"},
+    "ml_collections": {"jobs", "main"},
+    "flax": {"models", "weights", "yoda"},
+    "optax": {"training", "jobs/build"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            # "from yoda_jax.jobs import build" names the module build as well.
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=place)
+def test_imports_point_down(path):
+    room = place(path).split("/")[0]
+    if room == "__init__":
+        return
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "yoda_jax" and len(parts) > 1:
+            assert parts[1] in ALLOWED[room], f"{place(path)} must not import {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=place)
+def test_packages_stay_where_they_belong(path):
+    found = {name.split(".")[0] for name in imports(path)}
+    for package, places in CONFINED.items():
+        if package in found:
+            assert any(place(path).startswith(p) for p in places), f"{place(path)}: {package}"
+    if place(path).startswith("diffusion"):
+        assert found - set(sys.stdlib_module_names) <= {"jax", "jaxtyping", "yoda_jax"}
+    if place(path) != "main":
+        assert not imports(path) & {"absl.flags", "absl.app"}
+
+
+def test_every_file_stays_small_and_says_what_it_is():
+    for path in MODULES:
+        text = path.read_text()
+        assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+        assert text.count("\n") <= 300, f"{path} has over 300 lines"
+
+
+def test_inference_loads_no_tensorflow():
+    code = (
+        "import sys, yoda_jax.sampling, yoda_jax.data.degrade, yoda_jax.data.decode,"
+        "yoda_jax.attention.classical, yoda_jax.attention.maps, yoda_jax.weights.sr3,"
+        "yoda_jax.evaluation.perceptual, yoda_jax.evaluation.fidelity, yoda_jax.models.sr3;"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'tensorflow', 'clu'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "[]"

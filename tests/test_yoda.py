@@ -1,0 +1,198 @@
+"""The method around a network: what training and sampling hand it, and that they hand the same."""
+
+import dataclasses
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from yoda_jax.data.degrade import downsample, upsample
+from yoda_jax.diffusion.formulation import SR3, SRDIFF
+from yoda_jax.diffusion.loss import training_loss
+from yoda_jax.diffusion.sampler import frame_noise, sample
+from yoda_jax.diffusion.schedule import linear, noise_schedule
+from yoda_jax.models.sr3 import SR3UNet
+from yoda_jax.yoda import Yoda
+
+SEEN = {}
+
+
+class Pointwise(nn.Module):
+    """A network of one dense layer a pixel that notes what it is shown."""
+
+    def setup(self):
+        self.picture, self.out = nn.Dense(4), nn.Dense(3)
+
+    def condition(self, lr, lr_up):
+        SEEN.update(lr=lr, lr_up=lr_up)
+        return self.picture(lr_up)
+
+    def __call__(self, z, level, condition, train=False):
+        SEEN.update(z=z, level=level, train=train)
+        seen = jnp.concatenate([z, condition * level[:, None, None, None]], axis=-1)
+        return jnp.tanh(self.out(seen))
+
+
+BETAS = linear(20, 1e-4, 0.4)
+YODA = Yoda(Pointwise(), SR3, BETAS, sampling_steps=4, scale=4, border="pil", lower_bound=0.0)
+SRDIFF_YODA = dataclasses.replace(
+    YODA, formulation=SRDIFF, border="matlab", continuous_level=False, context="lr",
+    loss_norm="area", penalty="l2", lower_bound=0.1, network_input="masked",
+)  # fmt: skip
+# The default generator takes ten times as long to compile.
+KEY = jax.random.key(2, impl="unsafe_rbg")
+KEYS = jax.random.split(KEY, 3)
+BOTH = pytest.mark.parametrize("yoda", [YODA, SRDIFF_YODA], ids=["sr3", "srdiff"])
+
+
+@pytest.fixture(scope="module")
+def params():
+    rng = np.random.default_rng(5)
+    shapes = jax.eval_shape(lambda key: YODA.init(key, 4), KEY)
+    return jax.tree.map(lambda s: rng.normal(0, 0.5, s.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Three crops of a photograph with attention that is neither 0 nor 255 throughout."""
+    picture = data.astronaut()
+    hr = np.stack([picture[y : y + 16, 200:216] for y in (60, 100, 140)])
+    lr = np.stack([downsample(h, 4, "pil") for h in hr])
+    attention = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), np.uint8)
+    return {"hr": hr, "lr": lr, "attention": attention}
+
+
+@cache
+def compiled(yoda):
+    return jax.jit(yoda.start), jax.jit(yoda.advance)
+
+
+def sampled(yoda, params, batch):
+    """z_0 by start and two portions of advance."""
+    start, advance = compiled(yoda)
+    z = start(KEYS, batch["lr"])
+    for steps in np.array([[4, 3], [2, 1]]):
+        z = advance(params, KEYS, batch["lr"], batch["attention"], z, steps)
+    return z
+
+
+@pytest.mark.parametrize("border", ["pil", "matlab"])
+def test_condition_is_made_from_the_lr_picture_by_the_border_rule(params, batch, border):
+    yoda = dataclasses.replace(YODA, border=border)
+    yoda.loss(params, KEY, batch)
+    expected = upsample(batch["lr"], 4, border)
+    other = upsample(batch["lr"], 4, "matlab" if border == "pil" else "pil")
+    assert np.abs(expected - other).max() > 0.01
+    np.testing.assert_array_equal(SEEN["lr_up"], expected)
+    np.testing.assert_allclose(127.5 * (np.asarray(SEEN["lr"]) + 1), batch["lr"], atol=1e-4)
+    assert SEEN["train"]
+    if border == "pil":
+        pillow = np.stack([Image.fromarray(x).resize((16, 16), Image.BICUBIC) for x in batch["lr"]])
+        assert np.abs(127.5 * (np.asarray(SEEN["lr_up"]) + 1) - pillow).max() < 1.001
+
+
+@BOTH
+def test_loss_is_the_training_objective_of_the_pictures(params, batch, yoda):
+    loss, diagnostics = yoda.loss(params, KEY, batch)
+    lr_up = upsample(batch["lr"], 4, yoda.border)
+    hr = jnp.asarray(batch["hr"], jnp.float32) / 127.5 - 1
+
+    def dense(x, layer):
+        return x @ layer["kernel"] + layer["bias"][None, None, None]
+
+    def predict(z, level):
+        condition = dense(lr_up, params["picture"]) * level[:, None, None, None]
+        return jnp.tanh(dense(jnp.concatenate([z, condition], axis=-1), params["out"]))
+
+    expected, measured = training_loss(
+        predict, jax.random.split(KEY)[0], noise_schedule(BETAS),
+        yoda.formulation.encode(hr, lr_up), yoda.formulation.base(lr_up),
+        batch["attention"] / np.float32(255),
+        lower_bound=yoda.lower_bound, norm=yoda.loss_norm, penalty=yoda.penalty,
+        context=yoda.context, network_input=yoda.network_input, continuous=yoda.continuous_level,
+    )  # fmt: skip
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for found, value in zip(diagnostics, measured, strict=True):
+        np.testing.assert_allclose(found, value, atol=1e-5)
+
+
+def test_loss_reaches_every_parameter_the_conditions_included(params, batch):
+    gradient = jax.grad(lambda p: YODA.loss(p, KEY, batch)[0])(params)
+    for leaf in jax.tree.leaves(gradient):
+        assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
+
+
+@BOTH
+def test_base_method_alone_is_attention_of_255(params, batch, yoda):
+    plain = dataclasses.replace(yoda, masked=False)
+    full = {**batch, "attention": np.full_like(batch["attention"], 255)}
+    for found, expected in zip(
+        jax.tree.leaves(plain.loss(params, KEY, batch)),
+        jax.tree.leaves(yoda.loss(params, KEY, full)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+    expected = sampled(yoda, params, full)
+    np.testing.assert_allclose(sampled(plain, params, batch), expected, atol=1e-6)
+    assert np.abs(sampled(yoda, params, batch) - expected).max() > 0.05
+
+
+@BOTH
+def test_start_advance_finish_is_one_sample(params, batch, yoda):
+    schedule, lr_up = noise_schedule(BETAS, 4), upsample(batch["lr"], 4, yoda.border)
+    lr = jnp.asarray(batch["lr"], jnp.float32) / 127.5 - 1
+
+    @jax.jit
+    def whole(params):
+        variables = {"params": params}
+        condition = yoda.network.apply(variables, lr, lr_up, method="condition")
+        level = schedule.signal if yoda.continuous_level else schedule.index
+        return sample(
+            lambda z, t: yoda.network.apply(variables, z, level[t], condition), schedule,
+            frame_noise(KEYS, (16, 16, 3)), yoda.formulation.base(lr_up),
+            batch["attention"] / np.float32(255),
+            lower_bound=yoda.lower_bound, network_input=yoda.network_input,
+        )  # fmt: skip
+
+    expected = whole(params)
+    z = sampled(yoda, params, batch)
+    np.testing.assert_allclose(z, expected, atol=1e-5)
+    pictures, finite = yoda.finish(batch["lr"], z)
+    levels = 127.5 * (np.asarray(yoda.formulation.decode(expected, lr_up), np.float64) + 1)
+    assert pictures.dtype == np.uint8 and finite.all()
+    assert np.abs(pictures - np.clip(levels, 0, 255)).max() < 0.51
+    # Indices of the schedule of training, at every fifth step.
+    np.testing.assert_array_equal(yoda.schedule().index[1:], [4, 9, 14, 19])
+
+
+def test_without_attention_and_bound_the_result_is_the_upsampled_picture(params, batch):
+    dark = {**batch, "attention": np.zeros_like(batch["attention"])}
+    pictures, _ = YODA.finish(batch["lr"], sampled(YODA, params, dark))
+    expected = 127.5 * (np.asarray(upsample(batch["lr"], 4, "pil")) + 1)
+    assert np.abs(pictures - expected).max() < 1e-3
+
+
+def test_finish_rounds_clips_and_names_the_pictures_that_are_not_finite(batch):
+    z = np.zeros((3, 16, 16, 3), np.float32)
+    z[0, 0, 0] = [-3, 3, 100.4 / 127.5 - 1]
+    z[1, 5, 5, 0], z[2, 5, 5, 0] = np.nan, np.inf
+    pictures, finite = YODA.finish(batch["lr"], z)
+    np.testing.assert_array_equal(pictures[0, 0, 0], [0, 255, 100])
+    np.testing.assert_array_equal(finite, [True, False, False])
+
+
+def test_parameters_do_not_depend_on_the_pictures_size():
+    network = SR3UNet(features=8, multipliers=(1, 2), blocks=1, groups=4, image_size=16,
+                      attention_resolutions=(8,))  # fmt: skip
+    yoda = dataclasses.replace(YODA, network=network)
+    shapes = [
+        jax.eval_shape(lambda key, size=size: yoda.init(key, size), jax.random.key(0))
+        for size in (2, 4, 9)
+    ]
+    assert shapes[0] == shapes[1] == shapes[2]
+    assert any("attention" in name for name in shapes[0])

@@ -1,0 +1,50 @@
+"""Optimizer, learning rate and the average of parameters."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from yoda_jax.training.state import create, learning_rate, make_optimizer, update_ema
+
+
+def test_learning_rate_rises_linearly_and_stays():
+    schedule = learning_rate(1.0, 4)
+    np.testing.assert_allclose([schedule(i) for i in range(6)], [0.25, 0.5, 0.75, 1, 1, 1])
+    np.testing.assert_allclose([learning_rate(0.5, 0)(i) for i in range(3)], 0.5)
+
+
+def test_clipping_bounds_what_adam_sees():
+    big, small = {"w": jnp.array([3e6, 4e6])}, {"w": jnp.array([0.6, 0.8])}
+    clipped = make_optimizer(optax.constant_schedule(1.0), weight_decay=0.0, clip_norm=1.0)
+    _, state = clipped.update(big, clipped.init(big), big)
+    _, expected = clipped.update(small, clipped.init(small), small)
+    adam = [s for s in (state, expected)]
+    np.testing.assert_allclose(adam[0][1][0].mu["w"], adam[1][1][0].mu["w"], rtol=1e-5)
+
+
+def test_weight_decay_shrinks_where_there_is_no_gradient():
+    params = {"w": jnp.ones(3)}
+    optimizer = make_optimizer(optax.constant_schedule(0.1), weight_decay=0.5, clip_norm=0.0)
+    updates, _ = optimizer.update({"w": jnp.zeros(3)}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.05, rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.9999])
+def test_average_follows_its_definition(decay):
+    average, expected = {"w": jnp.zeros(())}, 0.0
+    for step in range(30):
+        value = float(step + 1)
+        d = min(decay, (1 + step) / (10 + step))
+        expected = d * expected + (1 - d) * value
+        average = update_ema(average, {"w": jnp.float32(value)}, jnp.int32(step), decay)
+    np.testing.assert_allclose(average["w"], expected, rtol=1e-5)
+
+
+def test_no_average_samples_with_the_parameters():
+    optimizer = optax.adam(1e-3)
+    params = {"w": jnp.ones(2)}
+    assert create(params, optimizer, ema=False).eval_params is params
+    assert update_ema(None, params, jnp.int32(0), 0.9) is None
+    state = create(params, optimizer, ema=True)
+    assert state.eval_params is state.ema and state.ema["w"] is not params["w"]
