@@ -61,52 +61,51 @@ def torch_side(net: Net, entries: dict[str, np.ndarray], batch: Batch) -> Side:
 
 
 def jax_side(net: Net, entries: dict[str, np.ndarray], batch: Batch) -> Side:
-    """Ours, split over one virtual device a core where the batch divides."""
+    """Ours, with the product's training step, split over virtual devices if the batch divides."""
     import jax
     import jax.numpy as jnp
     import optax
-    from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+    from yoda_jax.diffusion.loss import Diagnostics
     from yoda_jax.models.sr3 import SR3UNet
+    from yoda_jax.training import sharding
+    from yoda_jax.training.state import create
+    from yoda_jax.training.step import make_train_step
     from yoda_jax.weights.sr3 import from_reference
 
-    devices = CORES if net.batch % CORES == 0 else 1
-    jax.config.update("jax_num_cpu_devices", devices)
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
-    replicated, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    sharding.use_all_cpu_cores(net.batch)
+    mesh = sharding.make_mesh()
+    replicated = sharding.replicated(mesh)
     network = SR3UNet(*net.hyper)
     adam = optax.adam(LEARNING_RATE)
 
     def predict(module, z, level, lr_up):
         return module(z, level, module.condition(lr_up, lr_up))
 
-    def loss(params, hr, lr_up, level, noise):
+    def loss(params, key, batch):
+        level, noise = batch["level"], batch["noise"]
         g = level[:, None, None, None]
-        z = g * hr + jnp.sqrt(1 - g**2) * noise
-        eps = network.apply({"params": params}, z, level, lr_up, method=predict)
-        return jnp.abs(noise - eps).mean()
+        z = g * batch["hr"] + jnp.sqrt(1 - g**2) * noise
+        eps = network.apply({"params": params}, z, level, batch["lr_up"], method=predict)
+        return jnp.abs(noise - eps).mean(), Diagnostics(jnp.ones(()), jnp.zeros(3))
 
-    def advance(state, *batch):
-        params, moments = state
-        value, gradient = jax.value_and_grad(loss)(params, *batch)
-        updates, moments = adam.update(gradient, moments, params)
-        return (optax.apply_updates(params, updates), moments), value
-
-    hr, lr_up, noise, level = (jax.device_put(array, split) for array in batch.values())
+    placed = sharding.place(mesh, batch)
+    lr_up, noise, level = (placed[name] for name in ("lr_up", "noise", "level"))
     init = partial(network.init, method=predict)
     shapes = jax.eval_shape(init, jax.random.key(0), noise, level, lr_up)["params"]
     params = jax.device_put(from_reference(network, entries, shapes), replicated)
     weights = jax.tree.map(jnp.copy, params)  # the step gives its own away
-    state = jax.device_put((weights, adam.init(params)), replicated)
+    state = jax.device_put(create(weights, adam, ema=False), replicated)
+    key = jax.device_put(jax.random.key(0), replicated)
     run = jax.jit(lambda p, *inputs: network.apply({"params": p}, *inputs, method=predict))
     forward = run.lower(params, noise, level, lr_up).compile()
-    step = jax.jit(advance, donate_argnums=0, out_shardings=(replicated, replicated))
-    step = step.lower(state, hr, lr_up, level, noise).compile()
+    step = jax.jit(make_train_step(loss, adam, ema_decay=0.0), donate_argnums=0)
+    step = step.lower(state, placed, key).compile()
 
     def train() -> float:
         nonlocal state
-        state, value = step(state, hr, lr_up, level, noise)
-        return float(value)
+        state, metrics = step(state, placed, key)
+        return float(metrics["loss"])
 
     return lambda: np.asarray(forward(params, noise, level, lr_up)), train
 

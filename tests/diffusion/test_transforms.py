@@ -77,7 +77,7 @@ CALLS = {
     "sampler.frame_noise": lambda x: x * sampler.frame_noise(KEY[None], (4, 4, 3))(2),
     "sampler.start_state": lambda x: sampler.start_state(SCHEDULE, noise, x),
     "sampler.reverse_steps": lambda x: sampler.reverse_steps(
-        denoise, SCHEDULE, noise, x, attention(x), batch(1), jnp.array([3, 2])
+        denoise, SCHEDULE, noise, x, attention(x), x, jnp.array([3, 2])
     ),
     "sampler.sample": lambda x: sampler.sample(
         denoise, SCHEDULE, noise, x, attention(x), lower_bound=0.0

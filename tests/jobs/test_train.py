@@ -1,6 +1,7 @@
 """Whole jobs as a user runs them: trained, killed, resumed, evaluated, compared."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import tensorflow as tf
 from command_line import ROOT, TINY, command, run
 from ml_collections import config_flags
 from PIL import Image
@@ -56,7 +58,7 @@ def killed(tmp_path_factory):
         assert time.time() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert process.returncode == -signal.SIGKILL
     return workdir, Checkpoints(workdir / "checkpoints").latest()
 
@@ -77,6 +79,7 @@ def straight(killed, tmp_path_factory):
     done = run(
         *TRAIN, f"--config.train.steps={step + 4}", f"--workdir={workdir}",
         "--config.train.sample_every=4", "--config.train.sample_pictures=2",
+        "--config.train.profile_at=2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return workdir, done
@@ -105,8 +108,19 @@ def test_the_run_tells_what_it_did(straight):
     with Image.open(workdir / "eval" / "sheet.png") as sheet:
         assert sheet.height > 2 * 128
     assert "<pre>|" in (workdir / "eval" / "report.html").read_text()
-    assert list(workdir.glob("events.out.tfevents.*"))
+    assert list(workdir.glob("plugins/profile/*/*"))
     assert not list(workdir.rglob("*.part"))
+
+
+def test_tensorboard_gets_figures_configuration_and_pictures(straight):
+    found = {}
+    for path in straight[0].glob("events.out.tfevents.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(event.step)
+    assert {"loss", "grad_norm", "mask_fraction", "y0_offset_g", "input_wait", "steps_per_sec",
+            "config", "parameters"} <= found.keys()  # fmt: skip
+    assert found["config"] == [0] and 4 in found["samples"] and 2 in found["loss"]
 
 
 def test_training_again_has_nothing_to_do(straight):
@@ -131,7 +145,8 @@ def test_a_diverging_run_stops_with_the_step(tmp_path, straight):
         f"--config.data.records={straight[0] / 'records'}", f"--workdir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "The loss of step 2 is" in done.stderr.strip().splitlines()[-1]
+    message = done.stderr.strip().splitlines()[-1]
+    assert re.search(r"The loss of step [2-4] is (nan|inf), expected", message)
     assert not (tmp_path / "checkpoints" / "4").exists()
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yoda_jax.models.blocks import GroupNorm, conv, sinusoidal
+from yoda_jax.models.blocks import GroupNorm, sinusoidal
 
 
 @pytest.mark.parametrize("groups", [1, 4, 8])
@@ -35,16 +35,6 @@ def test_group_norm_keeps_statistics_in_float32():
     # bfloat16 holds 100 + noise in steps of .5, whose mean and variance are still right.
     assert abs(float(out.astype(jnp.float32).mean())) < 0.02
     assert abs(float(out.astype(jnp.float32).std()) - 1) < 0.02
-
-
-def test_strided_convolution_pads_both_sides():
-    """PyTorch's Conv2d(3, stride 2, padding 1) starts at -1, where "SAME" would start at 0."""
-    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
-    params = {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}
-    with jax.numpy_rank_promotion("allow"):  # flax's own layer promotes its bias
-        out = conv(1, stride=2).apply({"params": params}, x)
-    np.testing.assert_array_equal(out[0, :, :, 0], [[0 + 1 + 4 + 5, 1 + 2 + 3 + 5 + 6 + 7],
-                                                    [4 + 5 + 8 + 9 + 12 + 13, 90]])  # fmt: skip
 
 
 def test_frequencies_end_where_each_method_ends_them():

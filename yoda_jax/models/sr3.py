@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from yoda_jax.models.blocks import GroupNorm, conv, convolve, orthogonal_init, sinusoidal
+from yoda_jax.models.blocks import GroupNorm, sinusoidal
+from yoda_jax.models.convolution import conv, convolve, orthogonal_init
 
 
 class ResnetBlock(nn.Module):
