@@ -33,13 +33,13 @@ def get_config() -> ConfigDict:
     c.model.blocks = 1
     c.model.attention_resolutions = ()
     c.model.groups = 16
-    c.train.steps = 600
-    c.train.batch_size = 16
+    c.train.steps = 800
+    c.train.batch_size = 8
     c.train.learning_rate = 5e-4
     c.train.warmup_steps = 50
     c.train.ema_decay = 0.995
     c.train.log_every = 50
-    c.train.checkpoint_every = 300
+    c.train.checkpoint_every = 400
     c.train.sample_every = 0
     c.eval.pictures = 16
     c.eval.batch_size = 16
