@@ -1,6 +1,7 @@
 """The SR3 network against the arrays of the public implementation, layer by layer."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -87,8 +88,13 @@ def test_loss_and_all_gradients(golden, params, loss_and_gradient):
 
 def test_one_adam_step(golden, params, loss_and_gradient):
     optimizer = optax.adam(1e-4)
-    updates, _ = optimizer.update(loss_and_gradient[1], optimizer.init(params))
-    stepped = flatten_dict(optax.apply_updates(params, updates))
+
+    @jax.jit
+    def step(gradient):
+        updates, _ = optimizer.update(gradient, optimizer.init(params))
+        return optax.apply_updates(params, updates)
+
+    stepped = flatten_dict(step(loss_and_gradient[1]))
     compared = 0
     for path, name in reference_names(network(), params).items():
         if f"adam1/{name}" in golden:
@@ -123,10 +129,10 @@ def test_published_networks_have_the_published_entries(release, sizes):
 def test_initial_weights_are_orthogonal_and_biases_zero():
     net = SR3UNet(features=8, multipliers=(1, 2), blocks=1, groups=4, image_size=16)
     x = jnp.zeros((1, 16, 16, 3))
-    params = net.init(
-        jax.random.key(1), x, jnp.ones(1), method=lambda m, z, level: m(
-            z, level, m.condition(z, z))
-    )["params"]  # fmt: skip
+    params = jax.jit(
+        lambda: net.init(jax.random.key(1), x, jnp.ones(1), method=lambda m, z, level: m(
+            z, level, m.condition(z, z)))["params"]
+    )()  # fmt: skip
     for path, value in flatten_dict(params).items():
         if path[-1] == "kernel":
             rows = np.asarray(value).reshape(-1, value.shape[-1]).T  # (out, in * kh * kw)
@@ -148,6 +154,7 @@ def test_bfloat16_computes_near_float32_and_returns_float32(golden, params):
 def test_dropout_acts_in_training_alone(golden, params):
     net, level = network(dropout=0.5), jnp.asarray(golden["noise_level"][:, 0])
 
+    @partial(jax.jit, static_argnums=0)
     def run(train, seed):
         return net.apply(
             {"params": params}, golden["x_noisy"], level, rngs={"dropout": jax.random.key(seed)},
