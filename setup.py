@@ -25,6 +25,7 @@ setup(
         "pillow>=11",
         "scikit-image>=0.25",
         "scikit-learn>=1.5",
+        "scipy>=1.14",
         "tensorboard>=2.18",
         "tensorflow-cpu>=2.18; platform_machine == 'x86_64'",
         "tensorflow>=2.18; platform_machine != 'x86_64'",

@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     c.diffusion.formulation = "sr3"  # what is diffused: "sr3" the picture, "srdiff" the residual
     c.diffusion.schedule = "linear"  # linear, quad, warmup10, warmup50, const, cosine
     c.diffusion.steps = 2000  # T of training
-    c.diffusion.beta_start = 1e-6
+    c.diffusion.beta_start = 1e-6  # of all but cosine, which has its own
     c.diffusion.beta_end = 1e-2
     c.diffusion.level = "continuous"  # the network is told sqrt(gamma), or the "discrete" step
     c.diffusion.penalty = "l1"  # l1 or l2

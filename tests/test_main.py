@@ -17,7 +17,9 @@ from command_line import run
         (["--config=configs/demo.py", "--mode=paint"], "paint"),
         (["--config=configs/demo.py", "--mode=precompute", "--config.data.train=folder:/nowhere"],
          "/nowhere"),
-        (["--config=configs/demo.py", "--mode=eval", "--config.data.train=photos"], "folder:PATH"),
+        (["--config=configs/demo.py", "--mode=precompute", "--config.data.train=photos"],
+         "folder:PATH"),
+        (["--config=configs/demo.py", "--mode=eval"], "holds no checkpoint; give the --workdir"),
     ],
 )  # fmt: skip
 def test_a_mistake_ends_with_one_sentence(arguments, sentence, tmp_path):

@@ -20,7 +20,7 @@ ALLOWED = {
     "weights": {"weights", "models", "errors"},
     "evaluation": {"evaluation", "data", "weights", "errors"},
     "training": {"training", "diffusion", "errors"},
-    "yoda": {"diffusion", "data"},
+    "yoda": {"diffusion", "data", "training"},
     "sampling": {"yoda", "training", "errors"},
     "jobs": {"jobs", "sampling", "yoda", "training", "evaluation", "weights", "data", "attention",
              "models", "diffusion", "errors"},

@@ -69,15 +69,17 @@ def batch():
 
 @cache
 def compiled(yoda):
-    return jax.jit(yoda.start), jax.jit(yoda.advance)
+    return jax.jit(yoda.start), jax.jit(yoda.condition), jax.jit(yoda.advance)
 
 
 def sampled(yoda, params, batch):
     """z_0 by start and two portions of advance."""
-    start, advance = compiled(yoda)
+    start, condition, advance = compiled(yoda)
     z = start(KEYS, batch["lr"])
     for steps in np.array([[4, 3], [2, 1]]):
-        z = advance(params, KEYS, batch["lr"], batch["attention"], z, steps)
+        z = advance(
+            params, condition(params, batch["lr"]), KEYS, batch["lr"], batch["attention"], z, steps
+        )
     return z
 
 

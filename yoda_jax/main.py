@@ -67,7 +67,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         return flags.FLAGS(argv)
     except AttributeError as error:  # what ml_collections raises for an unknown field
         _fail(f"The configuration has no such field: {' '.join(str(error).split())}")
-    except (flags.Error, TypeError, ValueError) as error:
+    except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as error:
         _fail(str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: "))
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     def run(argv: Sequence[str]) -> None:
         try:
             _run(argv)
-        except UserError as error:
+        except (UserError, OSError) as error:
             _fail(error)
 
     app.run(run, flags_parser=_parse)

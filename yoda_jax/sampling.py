@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key, UInt8
 
 from yoda_jax.errors import UserError
-from yoda_jax.training.sharding import place
+from yoda_jax.training.sharding import by_rows, place
 from yoda_jax.training.state import Params
 from yoda_jax.yoda import Yoda
 
@@ -25,21 +25,23 @@ class BatchSampler:
 
     def __init__(self, yoda: Yoda, mesh: Mesh, seed: int) -> None:
         self.mesh = mesh
-        total = yoda.sampling_steps
-        portion = max(n for n in range(1, max(total // PORTIONS, 1) + 1) if total % n == 0)
-        self._steps = np.arange(total, 0, -1, dtype=np.int32).reshape(-1, portion)
+        steps = np.arange(yoda.sampling_steps, 0, -1, dtype=np.int32)
+        self._portions = np.array_split(steps, min(PORTIONS, len(steps)))
 
         def keys(ids: Int[Array, "B"]) -> Key[Array, "B"]:
             return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
 
-        self._start = jax.jit(lambda ids, lr: yoda.start(keys(ids), lr))
+        rows = by_rows(mesh)
+        self._condition = jax.jit(yoda.condition, out_shardings=rows)
+        self._start = jax.jit(lambda ids, lr: yoda.start(keys(ids), lr), out_shardings=rows)
         self._advance = jax.jit(
-            lambda params, ids, lr, attention, z, steps: yoda.advance(
-                params, keys(ids), lr, attention, z, steps
+            lambda params, condition, ids, lr, attention, z, steps: yoda.advance(
+                params, condition, keys(ids), lr, attention, z, steps
             ),
-            donate_argnums=4,
+            donate_argnums=5,
+            out_shardings=rows,
         )
-        self._finish = jax.jit(yoda.finish)
+        self._finish = jax.jit(yoda.finish, out_shardings=rows)
 
     def __call__(
         self,
@@ -53,11 +55,12 @@ class BatchSampler:
         progress is told the share of steps done. Raises UserError where a sample is not finite.
         """
         batch = place(self.mesh, {"ids": ids.astype(np.int32), **rows})
-        lr, attention = batch["lr"], batch["attention"]
-        z = self._start(batch["ids"], lr)
-        for i, steps in enumerate(self._steps):
-            z = self._advance(params, batch["ids"], lr, attention, z, jnp.asarray(steps))
-            progress((i + 1) / len(self._steps))
+        ids, lr, attention = batch["ids"], batch["lr"], batch["attention"]
+        condition, z = self._condition(params, lr), self._start(ids, lr)
+        for i, steps in enumerate(self._portions):
+            z = self._advance(params, condition, ids, lr, attention, z, jnp.asarray(steps))
+            z.block_until_ready()
+            progress((i + 1) / len(self._portions))
         pictures, finite = self._finish(lr, z)
         if not local_rows(finite).all():
             raise UserError(

@@ -2,20 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
 from yoda_jax.data.degrade import Border, upsample
 from yoda_jax.diffusion import sampler
 from yoda_jax.diffusion.formulation import Formulation
 from yoda_jax.diffusion.loss import Diagnostics, LossNorm, Penalty, training_loss
 from yoda_jax.diffusion.schedule import Betas, NoiseSchedule, noise_schedule
-
-Params = Mapping[str, Any]
+from yoda_jax.training.state import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +55,10 @@ class Yoda:
     ) -> tuple[Float[Array, ""], Diagnostics]:
         """The training objective of a batch {hr, lr, attention} of uint8."""
         key_loss, key_dropout = jax.random.split(key)
-        lr, lr_up = self._pictures(batch["lr"])
+        _, lr_up = self._pictures(batch["lr"])
         hr = batch["hr"].astype(jnp.float32) / 127.5 - 1.0
         variables = {"params": params}
-        condition = self.network.apply(variables, lr, lr_up, method="condition")
+        condition = self.condition(params, batch["lr"])
 
         def predict(z: Array, level: Array) -> Array:
             rngs = {"dropout": key_dropout}
@@ -83,9 +82,14 @@ class Yoda:
         base = self.formulation.base(lr_up)
         return sampler.start_state(self.schedule(), sampler.frame_noise(keys, base.shape[1:]), base)
 
+    def condition(self, params: Params, lr: UInt8[Array, "B h w 3"]) -> PyTree:
+        """What the network needs of LR pictures, the same at all steps."""
+        return self.network.apply({"params": params}, *self._pictures(lr), method="condition")
+
     def advance(
         self,
         params: Params,
+        condition: PyTree,
         keys: Key[Array, "B"],
         lr: UInt8[Array, "B h w 3"],
         attention: UInt8[Array, "B H W 1"],
@@ -93,14 +97,12 @@ class Yoda:
         steps: Int[Array, "N"],
     ) -> Float[Array, "B H W 3"]:
         """z after the given steps of the sampler (T..1 in all, in any number of portions)."""
-        lr_float, lr_up = self._pictures(lr)
-        variables = {"params": params}
+        _, lr_up = self._pictures(lr)
         schedule, base = self.schedule(), self.formulation.base(lr_up)
-        condition = self.network.apply(variables, lr_float, lr_up, method="condition")
 
         def denoise(z: Array, t: Array) -> Array:
             level = schedule.signal[t] if self.continuous_level else schedule.index[t]
-            return self.network.apply(variables, z, level, condition)
+            return self.network.apply({"params": params}, z, level, condition)
 
         return sampler.reverse_steps(
             denoise, schedule, sampler.frame_noise(keys, base.shape[1:]), base,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yoda_jax.attention.maps import attention_map
-from yoda_jax.data.batches import Batches, epoch_order, prefetch
+from yoda_jax.data.batches import Batches, epoch_order, prefetch, whole
 from yoda_jax.errors import UserError
 
 SCALE, HEIGHT, WIDTH = 4, 32, 48
@@ -69,10 +69,10 @@ def assert_aligned(batch, aggregate="max", normalise_heads=False):
         np.testing.assert_array_equal(lr, blocks.min(axis=(1, 3)))
         example = EXAMPLES[int(hr[0, 0, 2])]
         top, left = example["place"][:2]
-        whole = attention_map(
+        on_picture = attention_map(
             example["attention"], example["attention_scale"], WHOLE, aggregate, normalise_heads
         )
-        there = whole[top + hr[..., 0], left + hr[..., 1]]
+        there = on_picture[top + hr[..., 0], left + hr[..., 1]]
         # Pillow places the rectangle's weights in another rounding.
         np.testing.assert_allclose(attention.astype(int), there.astype(int), atol=1)
         assert np.ptp(attention) > 20
@@ -165,7 +165,7 @@ def test_seeds_differ_in_order_flips_and_crops():
 
 
 def test_whole_gives_the_examples_as_they_are():
-    batch = make(patch=16).whole([7, 2, 2])
+    batch = whole(EXAMPLES, [7, 2, 2], "max")
     np.testing.assert_array_equal(batch["hr"], [EXAMPLES[i]["hr"] for i in (7, 2, 2)])
     np.testing.assert_array_equal(batch["lr"], [EXAMPLES[i]["lr"] for i in (7, 2, 2)])
     assert_aligned(batch)
@@ -182,7 +182,7 @@ def test_pictures_of_two_sizes_need_a_patch():
     with pytest.raises(UserError, match=r"\(32, 48\), \(40, 48\).*data\.patch"):
         make(mixed)(0)
     with pytest.raises(UserError, match=r"data\.patch"):
-        make(mixed).whole([0, 1])
+        whole(mixed, [0, 1], "max")
     assert make(mixed, patch=32)(0)["hr"].shape == (4, 32, 32, 3)
 
 

@@ -9,7 +9,7 @@ from skimage import data
 
 from yoda_jax.attention.classical import classical_heads
 from yoda_jax.attention.maps import attention_map, dequantise
-from yoda_jax.data.batches import Batches
+from yoda_jax.data.batches import cut
 from yoda_jax.data.degrade import downsample, fit
 from yoda_jax.data.examples import Preparation, attention_input, examples
 from yoda_jax.data.photos import BadPicture
@@ -121,13 +121,10 @@ def test_attention_of_a_tile_is_its_part_of_the_whole_map(aggregate, normalise):
     whole = attention_map(
         tiles[0]["attention"], tiles[0]["attention_scale"], (100, 148), aggregate, normalise
     )
-    batches = Batches(
-        tiles, batch_size=1, seed=0, aggregate=aggregate, normalise_heads=normalise, threads=1
-    )
     maxima = []
-    for i, tile in enumerate(tiles):
+    for tile in tiles:
         y, x = tile["place"][:2]
-        attention = batches.whole([i])["attention"][0]
+        attention = cut(tile, aggregate, normalise)["attention"]
         np.testing.assert_allclose(
             attention.astype(int), whole[y : y + 32, x : x + 32].astype(int), atol=1
         )

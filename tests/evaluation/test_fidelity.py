@@ -125,7 +125,6 @@ def test_an_identical_picture_is_perfect(hr):
         assert fidelity.psnr(hr, hr) == math.inf
         assert fidelity.psnr(hr, hr, 4, luma=True) == math.inf
     assert fidelity.ssim(hr, hr) == pytest.approx(1)
-    assert fidelity.absolute_colour_shift(hr, hr) == 0
 
 
 @given(PICTURES, PICTURES, st.booleans())
@@ -162,7 +161,6 @@ def test_colour_shift_is_the_mean_offset_on_the_unit_range(hr):
     dark = hr // 2 + 40  # room for an offset without clipping
     sr = (dark + np.array([10, -5, 0])).astype(np.uint8)
     np.testing.assert_allclose(fidelity.colour_shift(sr, dark), np.array([10, -5, 0]) / 127.5)
-    assert fidelity.absolute_colour_shift(sr, dark) == pytest.approx(15 / 127.5 / 3)
     a, b = sr / 127.5 - 1, dark / 127.5 - 1
     np.testing.assert_allclose(fidelity.colour_shift(sr, dark), (a - b).mean((0, 1)), atol=1e-12)
 

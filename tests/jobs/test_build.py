@@ -1,6 +1,8 @@
 """Wrong configurations are refused by the field's name; the shipped ones are valid and used."""
 
 import ast
+import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +63,10 @@ def test_shares_are_within_0_and_1(name, value):
         ({"data__patch": 40}, ["--config.data.patch", "reduction (16)", "40"]),
         ({"data__patch": -16}, ["--config.data.patch", "-16"]),
         ({"data__patch": 256}, ["--config.data.patch", "data.hr_size=128", "256"]),
-        ({"data__stride": 20}, ["--config.data.stride", "data.scale (8)", "20"]),
+        (
+            {"data__stride": 20, "data__crop": "tiles"},
+            ["--config.data.stride", "data.scale (8)", "20"],
+        ),
         ({"model__groups": 48}, ["--config.model.groups=48", "model.features=64"]),
         ({"model__features": 40}, ["--config.model.groups=32", "model.features=40"]),
         (
@@ -129,9 +134,46 @@ def test_unknown_variant_is_named():
 
 @pytest.mark.parametrize("records", ["", "/somewhere"])
 def test_record_folders(records):
-    folders = build.record_folders(changed(data__records=records), "runs/a")
     root = Path(records or "runs/a/records")
-    assert (folders.train, folders.eval) == (root / "train", root / "eval")
+    for split in ("train", "eval"):
+        found = build.record_folder(changed(data__records=records), "runs/a", split)
+        assert found == root / split
+
+
+def test_sizes_that_no_level_has_are_refused():
+    with pytest.raises(UserError, match=r"attention_resolutions names 20, .* 128, 64, 32, 16, 8"):
+        build.validate(changed(model__attention_resolutions=(16, 20)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"data__hr_size": 16, "data__crop": "tiles", "data__stride": 16}, "hr_size=16"),
+        ({"eval__border": 59}, "eval.border=59"),
+        ({"train__learning_rate": 0.0}, "learning_rate"),
+    ],
+)
+def test_what_would_fail_after_training_is_refused_before(fields, part):
+    with pytest.raises(UserError, match=part):
+        build.validate(changed(**fields | {"model__attention_resolutions": ()}))
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_the_field():
+    config = default.get_config()
+    saved = json.loads(json.dumps(config.to_dict()))
+    build.check_trained_with(config, saved, "runs/a", training=True)
+    for name, value in {
+        "mask.enabled": False, "diffusion.beta_end": 0.02, "model.blocks": 3, "data.patch": 64
+    }.items():  # fmt: skip
+        group, field = name.split(".")
+        other = copy.deepcopy(saved)
+        other[group][field] = value
+        with pytest.raises(UserError, match=rf"runs/a was trained with {name}={value}"):
+            build.check_trained_with(config, other, "runs/a", training=True)
+        if name.startswith(("mask", "data")):  # sampling may choose these anew
+            build.check_trained_with(config, other, "runs/a", training=False)
+    with pytest.raises(UserError, match="seed=7"):
+        build.check_trained_with(config, saved | {"seed": 7}, "runs/a", training=True)
 
 
 def fields_of(config):

@@ -38,11 +38,11 @@ def test_place_shares_rows_out_in_order():
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
     mesh = sharding.make_mesh()
-    sharding.check_batch(mesh, 32, 4)
+    sharding.check_batch(mesh, "train.batch_size", 32, 4)
     with pytest.raises(UserError, match=r"train\.batch_size=20 .* divisible by 8"):
-        sharding.check_batch(mesh, 20)
+        sharding.check_batch(mesh, "train.batch_size", 20)
     with pytest.raises(UserError, match=r"train\.accumulate=3"):
-        sharding.check_batch(mesh, 32, 3)
+        sharding.check_batch(mesh, "train.batch_size", 32, 3)
 
 
 @pytest.mark.parametrize(("batch", "wanted"), [(16, None), (7, 1)])

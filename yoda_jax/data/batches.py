@@ -60,10 +60,6 @@ class Batches:
         places = [step * self.batch_size + row for row in self.rows]
         return stack(list(self._pool.map(self._training_example, places)))
 
-    def whole(self, indices: Sequence[int]) -> Batch:
-        """Examples by index, neither cropped nor flipped, as evaluation needs them."""
-        return stack(list(self._pool.map(lambda i: self._cut(self.examples[i]), indices)))
-
     def _training_example(self, place: int) -> Batch:
         epoch, position = divmod(place, len(self.examples))
         order = epoch_order(self.seed, epoch, len(self.examples))
@@ -84,30 +80,46 @@ class Batches:
                 scale * int(rng.integers((extent - self.patch) // scale + 1))
                 for extent in (height, width)
             )
-        cut = self._cut(example, corner, size)
+        rows = cut(example, self.aggregate, self.normalise_heads, corner, size)
         if self.flip and rng.random() < 0.5:
-            cut = {key: value[:, ::-1] for key, value in cut.items()}
-        return cut
+            rows = {key: value[:, ::-1] for key, value in rows.items()}
+        return rows
 
-    def _cut(
-        self, example: dict, corner: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None
-    ) -> Batch:
-        """A rectangle of an example with its attention, taken from the whole picture's map."""
-        height, width = size or example["hr"].shape[:2]
-        y, x = corner
-        scale = example["hr"].shape[0] // example["lr"].shape[0]
-        top, left, picture_height, picture_width = (int(v) for v in example["place"])
-        box = (top + y, left + x, height, width)
-        return {
-            "hr": example["hr"][y : y + height, x : x + width],
-            "lr": example["lr"][
-                y // scale : (y + height) // scale, x // scale : (x + width) // scale
-            ],
-            "attention": attention_map(
-                example["attention"], example["attention_scale"], (picture_height, picture_width),
-                self.aggregate, self.normalise_heads, box,
-            ),
-        }  # fmt: skip
+
+def cut(
+    example: dict,
+    aggregate: str | int,
+    normalise_heads: bool = False,
+    corner: tuple[int, int] = (0, 0),
+    size: tuple[int, int] | None = None,
+) -> Batch:
+    """A rectangle of an example (the whole of it without a size), with its part of the attention.
+
+    The attention is that of the whole picture which the example was cut from.
+    """
+    height, width = size or example["hr"].shape[:2]
+    y, x = corner
+    scale = example["hr"].shape[0] // example["lr"].shape[0]
+    top, left, picture_height, picture_width = (int(v) for v in example["place"])
+    attention = attention_map(
+        example["attention"], example["attention_scale"], (picture_height, picture_width),
+        aggregate, normalise_heads, (top + y, left + x, height, width),
+    )  # fmt: skip
+    return {
+        "hr": example["hr"][y : y + height, x : x + width],
+        "lr": example["lr"][y // scale : (y + height) // scale, x // scale : (x + width) // scale],
+        "attention": attention,
+    }
+
+
+def whole(
+    examples: Sequence[dict],
+    indices: Sequence[int],
+    aggregate: str | int,
+    normalise_heads: bool = False,
+) -> Batch:
+    """A batch of examples by index, neither cropped nor flipped, as evaluation needs them."""
+    return stack([cut(examples[i], aggregate, normalise_heads) for i in indices])
 
 
 @functools.lru_cache(maxsize=2)  # a batch may span two epochs

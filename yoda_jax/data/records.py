@@ -32,6 +32,7 @@ FEATURES = tfds.features.FeaturesDict(
     }
 )
 _NAME, _SPLIT = "yoda", "train"
+_OPEN_FILES = 16  # of a thread; sets of a thousand shards would exceed what a process may open
 _FRAME_BYTES = 16  # length, its checksum and the data's checksum around every record
 
 
@@ -160,10 +161,17 @@ class Records:
         path, offset = self._where[index]
         readers = self._readers.__dict__
         if path not in readers:
+            if len(readers) >= _OPEN_FILES:
+                readers.clear()
             readers[path] = tf_record_random_reader(path)
         try:
             serialized, _ = readers[path].read(offset)
-        except (tf.errors.DataLossError, tf.errors.OutOfRangeError, IndexError) as error:
+        except (
+            tf.errors.DataLossError,
+            tf.errors.OutOfRangeError,
+            IndexError,
+            tf.errors.NotFoundError,
+        ) as error:
             raise UserError(
                 f"Record {index} at byte {offset} of {path} is damaged ({error}); delete that "
                 "file and its .json, and run --mode=precompute to write it again."

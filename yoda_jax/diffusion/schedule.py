@@ -42,12 +42,12 @@ def constant(num_steps: int, start: float, end: float) -> Betas:
     return (end,) * num_steps
 
 
-def cosine(num_steps: int, start: float = 0.0, end: float = 0.999, offset: float = 8e-3) -> Betas:
-    """Betas of a squared-cosine gamma, kept within [start, end] (Nichol and Dhariwal 2021)."""
+def cosine(num_steps: int, offset: float = 8e-3) -> Betas:
+    """Betas of a squared-cosine gamma, at most .999 (Nichol and Dhariwal 2021)."""
     angle = [(i / num_steps + offset) / (1 + offset) * math.pi / 2 for i in range(num_steps + 1)]
     gamma = [math.cos(a) ** 2 for a in angle]
     return tuple(
-        min(max(1 - after / before, start), end) for before, after in itertools.pairwise(gamma)
+        min(max(1 - after / before, 0.0), 0.999) for before, after in itertools.pairwise(gamma)
     )
 
 
@@ -57,7 +57,7 @@ SCHEDULES: dict[str, Callable[[int, float, float], Betas]] = {
     "warmup10": lambda num_steps, start, end: warmup(num_steps, start, end, 0.1),
     "warmup50": lambda num_steps, start, end: warmup(num_steps, start, end, 0.5),
     "const": constant,
-    "cosine": cosine,
+    "cosine": lambda num_steps, start, end: cosine(num_steps),
 }
 
 

@@ -86,11 +86,6 @@ def colour_shift(
     return (a.mean((0, 1)) - b.mean((0, 1))) / 127.5
 
 
-def absolute_colour_shift(sr: UInt8[np.ndarray, "H W 3"], hr: UInt8[np.ndarray, "H W 3"]) -> float:
-    """Mean over channels of |colour_shift|, in [0,2]: the one figure a report gives."""
-    return float(np.abs(colour_shift(sr, hr)).mean())
-
-
 def luminance(picture: UInt8[np.ndarray, "H W 3"]) -> Float64[np.ndarray, "H W"]:
     """Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255 in [16,235], unrounded.
 

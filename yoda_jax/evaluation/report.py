@@ -30,15 +30,21 @@ class Row:
     values: Mapping[str, Sequence[float]]
 
     def mean(self, metric: str) -> float:
-        """Mean over the pictures."""
-        return float(np.mean(self.values[metric]))
+        """Mean over the pictures of finite value; infinite if there is none."""
+        values = self._finite(metric)
+        return float(values.mean()) if len(values) else math.inf
 
     def error(self, metric: str) -> float:
         """Standard error of the mean; NaN for a single picture."""
-        values = np.asarray(self.values[metric])
+        values = self._finite(metric)
         if len(values) < 2:
             return math.nan
         return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+    def _finite(self, metric: str) -> np.ndarray:
+        """A picture equal to the true one has an infinite PSNR, which no mean can hold."""
+        values = np.asarray(self.values[metric], np.float64)
+        return values[~np.isposinf(values)]
 
 
 def table(rows: Sequence[Row]) -> str:

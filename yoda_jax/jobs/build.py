@@ -1,6 +1,5 @@
 """From a configuration to objects; below this everything takes plain values."""
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -86,7 +85,8 @@ def validate(config: ConfigDict) -> None:
     for name, divisors in {
         "data.hr_size": {"data.scale": data.scale, "the network's reduction": reduction},
         "data.patch": {"data.scale": data.scale, "the network's reduction": reduction},
-        "data.stride": {"data.scale": data.scale},
+        # Only tiles have a stride.
+        "data.stride": {"data.scale": data.scale} if data.crop == "tiles" else {},
     }.items():
         for what, divisor in divisors.items():
             if _field(config, name) % divisor:
@@ -103,6 +103,22 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"--config.model.groups={model.groups} must divide model.features={model.features}; "
             "change one of them."
+        )
+    sizes = [data.hr_size >> level for level in range(len(model.multipliers))]
+    for size in model.attention_resolutions:
+        if size not in sizes:
+            raise UserError(
+                f"--config.model.attention_resolutions names {size}, but the levels have the sizes "
+                f"{', '.join(map(str, sizes))}; choose among these."
+            )
+    if data.hr_size < 32 or data.hr_size - 2 * config.eval.border < 11:
+        raise UserError(
+            f"--config.data.hr_size={data.hr_size} with eval.border={config.eval.border} is too "
+            "small to be evaluated; LPIPS needs 32 pixels, SSIM 11 inside the border."
+        )
+    if config.train.learning_rate <= 0:
+        raise UserError(
+            f"--config.train.learning_rate must be above 0, found {config.train.learning_rate}."
         )
     if diffusion.sampling_steps > diffusion.steps:
         raise UserError(
@@ -124,6 +140,35 @@ def require_source(config: ConfigDict) -> None:
         raise UserError(
             f"--config.data.train is not set: {_LAYOUT}; set it to your pictures, for example "
             "--config.data.train=folder:/data/ffhq."
+        )
+
+
+def check_trained_with(config: ConfigDict, saved: dict, where: str, training: bool) -> None:
+    """Raises UserError where a checkpoint was trained otherwise than this configuration says.
+
+    What only changes how the run goes on (steps, learning rate, batch) may differ; to sample, mask,
+    attention, data and seed may differ too.
+    """
+    names = [f"model.{name}" for name in config.model]
+    names += [f"diffusion.{name}" for name in config.diffusion if name != "sampling_steps"]
+    names += ["data.scale", "data.border"]
+    if training:
+        names += [f"mask.{name}" for name in config.mask]
+        names += [f"attention.{name}" for name in config.attention]
+        names += [f"data.{name}" for name in ("train", "crop", "hr_size", "stride", "patch")]
+    for name in names:
+        group, field = name.split(".")
+        found, expected = saved[group].get(field), _field(config, name)
+        expected = list(expected) if isinstance(expected, tuple) else expected
+        if found != expected:
+            raise UserError(
+                f"The checkpoint in {where} was trained with {name}={found!r}, this configuration "
+                f"says {expected!r}; use the configuration of that run, or another --workdir."
+            )
+    if training and saved["seed"] != config.seed:
+        raise UserError(
+            f"The checkpoint in {where} was trained with seed={saved['seed']}, this configuration "
+            f"says {config.seed}; use the configuration of that run, or another --workdir."
         )
 
 
@@ -180,15 +225,6 @@ def preparation(config: ConfigDict) -> Preparation:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class RecordFolders:
-    """Where the records of a run lie."""
-
-    train: Path
-    eval: Path
-
-
-def record_folders(config: ConfigDict, workdir: str) -> RecordFolders:
-    """The folders of training and evaluation records."""
-    root = Path(config.data.records or os.path.join(workdir, "records"))
-    return RecordFolders(train=root / "train", eval=root / "eval")
+def record_folder(config: ConfigDict, workdir: str, split: str) -> Path:
+    """Where the records of a split ("train" or "eval") of a run lie."""
+    return Path(config.data.records or os.path.join(workdir, "records")) / split

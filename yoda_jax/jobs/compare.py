@@ -6,7 +6,6 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from yoda_jax.jobs import evaluate, precompute, train
-from yoda_jax.training import sharding
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -15,25 +14,24 @@ def run(config: ConfigDict, workdir: str) -> None:
     The four rows say which half does what: bicubic; base method; base weights sampled with the
     mask; trained and sampled with the mask. Each training resumes by itself.
     """
-    sharding.check_batch(sharding.make_mesh(), config.train.batch_size, config.train.accumulate)
+    train.check_batches(config)
     config = config.copy_and_resolve_references()
     config.data.records = config.data.records or str(Path(workdir) / "records")
     precompute.run(config, workdir)
     evaluation = evaluate.Evaluation(config, workdir)
-    weights = {}
-    for name, masked in (("base", False), ("yoda", True)):
+    folders = {name: str(Path(workdir) / name) for name in ("base", "yoda")}
+    for name, folder in folders.items():
         part = config.copy_and_resolve_references()
-        part.mask.enabled = masked
-        folder = str(Path(workdir) / name)
-        logging.info("training %s", "with the mask" if masked else "the base method")
+        part.mask.enabled = name == "yoda"
+        logging.info("training %s", "with the mask" if part.mask.enabled else "the base method")
         train.fit(part, folder)
-        weights[name], _ = evaluate.load_weights(part, folder)
+    base, yoda = (evaluate.load_weights(config, folder)[0] for folder in folders.values())
     logging.info("sampling %d held-out examples three times", len(evaluation.indices))
     evaluation.add_bicubic()
-    evaluation.add("base", weights["base"], masked=False)
-    evaluation.add("base + mask", weights["base"], masked=True)
-    evaluation.add("YODA", weights["yoda"], masked=True)
-    evaluation.report(Path(workdir) / "eval", "compare")
+    evaluation.add("base", base, masked=False)
+    evaluation.add("base + mask", base, masked=True)
+    evaluation.add("YODA", yoda, masked=True)
+    evaluation.report(Path(workdir) / "eval")
     print(
         "base: the base method; base + mask: its weights, sampled with the mask; YODA: trained and "
         "sampled with the mask.\n"

@@ -13,11 +13,10 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from yoda_jax.data.batches import Batches, stack
-from yoda_jax.data.degrade import resize_photo
+from yoda_jax.data.batches import stack, whole
+from yoda_jax.data.degrade import upsample
 from yoda_jax.data.records import Records
 from yoda_jax.diffusion.mask import area_mask, diffused_fraction
-from yoda_jax.errors import UserError
 from yoda_jax.evaluation import fidelity, report
 from yoda_jax.evaluation.perceptual import lpips
 from yoda_jax.jobs import build, precompute
@@ -34,17 +33,19 @@ _SHEET_SIZE = 128
 
 def run(config: ConfigDict, workdir: str) -> None:
     """Samples the held-out pictures from the newest checkpoint and reports beside bicubic."""
-    precompute.run(config, workdir)
+    params, trained_masked, step = load_weights(config, workdir)
+    precompute.run(config, workdir, splits=("eval",))
     evaluation = Evaluation(config, workdir)
-    params, step = load_weights(config, workdir)
-    label = "YODA" if config.mask.enabled else "base"
+    label = "YODA" if trained_masked else "base"
+    if trained_masked != config.mask.enabled:
+        label += " + mask" if config.mask.enabled else " without mask"
     evaluation.add_bicubic()
     evaluation.add(f"{label}, step {step}", params, masked=config.mask.enabled)
-    evaluation.report(Path(workdir) / "eval", "eval")
+    evaluation.report(Path(workdir) / "eval")
 
 
-def load_weights(config: ConfigDict, workdir: str) -> tuple[Params, int]:
-    """The newest checkpoint's averaged parameters on every device, and its step."""
+def load_weights(config: ConfigDict, workdir: str) -> tuple[Params, bool, int]:
+    """The newest checkpoint's averaged parameters on every device, (trained masked, step)."""
     yoda, where = build.yoda(config), sharding.replicated(sharding.make_mesh())
     shapes = jax.eval_shape(
         lambda: yoda.init(jax.random.key(0), config.data.hr_size // config.data.scale)
@@ -53,19 +54,12 @@ def load_weights(config: ConfigDict, workdir: str) -> tuple[Params, int]:
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes
     )
     with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
-        step, params = checkpoints.latest(), checkpoints.restore_weights(abstract)
+        saved, step = checkpoints.config(), checkpoints.latest()
+        build.check_trained_with(config, saved, workdir, training=False)
+        params = checkpoints.restore_weights(abstract)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     logging.info("restored step %d from %s, %s parameters", step, workdir, f"{count:,}")
-    return params, step
-
-
-def eval_batches(config: ConfigDict, records: Records) -> Batches:
-    """Reads records whole; of `Batches` only what needs no training order is used."""
-    return Batches(
-        records, batch_size=config.eval.batch_size, seed=config.seed,
-        aggregate=config.attention.aggregate, normalise_heads=config.attention.normalise_heads,
-        threads=config.data.threads,
-    )  # fmt: skip
+    return params, saved["mask"]["enabled"], step
 
 
 class Evaluation:
@@ -73,13 +67,8 @@ class Evaluation:
 
     def __init__(self, config: ConfigDict, workdir: str) -> None:
         self.config, self.mesh = config, sharding.make_mesh()
-        self.records = Records(build.record_folders(config, workdir).eval)
-        self.batches = eval_batches(config, self.records)
-        if config.eval.batch_size % self.mesh.size:
-            raise UserError(
-                f"--config.eval.batch_size={config.eval.batch_size} must be divisible by the "
-                f"{self.mesh.size} devices; choose a multiple."
-            )
+        sharding.check_batch(self.mesh, "eval.batch_size", config.eval.batch_size)
+        self.records = Records(build.record_folder(config, workdir, "eval"))
         count = min(config.eval.pictures, len(self.records))
         # The centres of equal stretches of the records: spread over all pictures.
         self.indices = [int((i + 0.5) * len(self.records) / count) for i in range(count)]
@@ -88,14 +77,19 @@ class Evaluation:
         self.rows: list[report.Row] = []
         self.shown: dict[str, list[np.ndarray]] = {}
         self.names: list[str] = [self.records[i]["name"] for i in self.indices]
-        self._lpips = jax.jit(partial(lpips, load_lpips_alex()))
+        self._lpips = partial(jax.jit(lpips), load_lpips_alex())
+        # The first process draws the sheet, of pictures that it sampled itself.
+        share = config.eval.batch_size // jax.process_count()
+        own = [i for i in range(count) if i % config.eval.batch_size < share]
+        shown = min(config.eval.sheet_pictures, len(own))
+        self.on_sheet = {own[int((i + 0.5) * len(own) / shown)] for i in range(shown)}
 
     def add_bicubic(self) -> None:
         """The row that every method has to be compared with."""
 
         def upscale(ids: np.ndarray, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-            size = rows["hr"].shape[1:3]
-            return np.stack([resize_photo(lr, size) for lr in rows["lr"]])
+            lr_up = upsample(jnp.asarray(rows["lr"]), self.yoda.scale, self.yoda.border)
+            return np.asarray(jnp.rint(jnp.clip(127.5 * (lr_up + 1), 0, 255)).astype(jnp.uint8))
 
         self._measure("bicubic", upscale, diffused=lambda attention: np.zeros(len(attention)))
 
@@ -120,7 +114,8 @@ class Evaluation:
 
             nonlocal done
             inputs = {"lr": rows["lr"], "attention": rows["attention"]}
-            pictures = sampler(params, ids, inputs, progress)
+            records = np.array([self.indices[i] for i in ids])
+            pictures = sampler(params, records, inputs, progress)
             done += 1
             return pictures
 
@@ -131,8 +126,8 @@ class Evaluation:
 
         self._measure(label, upscale, diffused)
 
-    def report(self, folder: Path, title: str) -> str:
-        """Writes and prints the table with its protocol; returns the table."""
+    def report(self, folder: Path) -> None:
+        """Writes and prints the table with its protocol."""
         c = self.config
         protocol = (
             f"{len(self.indices)} held-out examples of {len(set(self.names))} pictures, "
@@ -140,14 +135,15 @@ class Evaluation:
             f"({c.data.border} border), {c.diffusion.sampling_steps} DDPM steps, lower bound "
             f"{c.mask.lower_bound}; PSNR and SSIM in RGB (and Y) of 8 bits, border "
             f"{c.eval.border}; LPIPS AlexNet v0.1; colour shift: mean over channels of "
-            "|mean(SR - HR)| on [-1, 1]; mean ± standard error over examples"
+            "|mean(SR - HR)| on [-1, 1]; mean ± standard error over examples (identical pictures, "
+            "of infinite PSNR, left out of it)"
         )
-        text = report.table(self.rows)
         if jax.process_index() == 0:
-            report.write(folder, self.rows, self.names, protocol, self._sheet())
-            print(f"\n{title}: {protocol}\n\n{text}\n\nsheet   {folder / 'sheet.png'}")
+            names = [f"{i} {name}" for i, name in zip(self.indices, self.names, strict=True)]
+            report.write(folder, self.rows, names, protocol, self._sheet())
+            print(f"\n{protocol}\n\n{report.table(self.rows)}\n")
+            print(f"sheet   {folder / 'sheet.png'}")
             print(f"report  {folder / 'report.html'}\nfigures {folder / 'metrics.json'}\n")
-        return text
 
     def _portions(self) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
         """(this process's positions in the set, which of them count, rows) of every batch.
@@ -159,7 +155,12 @@ class Evaluation:
         for start in range(0, n, size):
             mine = start + jax.process_index() * share + np.arange(share)
             ids = np.minimum(mine, n - 1)
-            yield ids, mine < n, self.batches.whole([self.indices[i] for i in ids])
+            attention = self.config.attention
+            rows = whole(
+                self.records, [self.indices[i] for i in ids], attention.aggregate,
+                attention.normalise_heads,
+            )  # fmt: skip
+            yield ids, mine < n, rows
 
     def _measure(self, label: str, upscale, diffused) -> None:
         parts: list[dict[str, list[float]]] = []
@@ -171,7 +172,7 @@ class Evaluation:
             parts.append({m: [x for x, c in zip(v, counts, strict=True) if c]
                           for m, v in values.items()})  # fmt: skip
             positions += [int(i) for i, c in zip(ids, counts, strict=True) if c]
-            self._show(label, ids, pictures, rows)
+            self._show(label, ids[counts], pictures, rows)
         values = {m: [x for part in parts for x in part[m]] for m in parts[0]}
         self.rows.append(report.Row(label, _gather(positions, values, len(self.indices))))
 
@@ -180,28 +181,26 @@ class Evaluation:
     ) -> dict[str, Sequence[float]]:
         border, rule = self.config.eval.border, self.config.data.border
         pairs = list(zip(pictures, rows["hr"], strict=True))
+        shifts = np.array([fidelity.colour_shift(a, b) for a, b in pairs])
         to_unit = [jnp.asarray(x, jnp.float32) / 127.5 - 1 for x in (pictures, rows["hr"])]
         return {
             "psnr": [fidelity.psnr(a, b, border) for a, b in pairs],
             "ssim": [fidelity.ssim(a, b, border) for a, b in pairs],
             "lpips": [float(v) for v in self._lpips(*to_unit)],
-            "colour_shift": [fidelity.absolute_colour_shift(a, b) for a, b in pairs],
+            "colour_shift": list(np.abs(shifts).mean(-1)),
             "lr_psnr": [fidelity.lr_psnr(a, b, rule)
                         for a, b in zip(pictures, rows["lr"], strict=True)],
             "psnr_y": [fidelity.psnr(a, b, border, luma=True) for a, b in pairs],
             "ssim_y": [fidelity.ssim(a, b, border, luma=True) for a, b in pairs],
-            **{f"colour_shift_{c}": [float(fidelity.colour_shift(a, b)[i]) for a, b in pairs]
-               for i, c in enumerate("rgb")},
+            **{f"colour_shift_{c}": list(shifts[:, i]) for i, c in enumerate("rgb")},
         }  # fmt: skip
 
     def _show(
         self, label: str, ids: np.ndarray, pictures: np.ndarray, rows: Mapping[str, np.ndarray]
     ) -> None:
-        """Keeps the pictures of the sheet that this process sees."""
-        n, count = len(self.indices), min(self.config.eval.sheet_pictures, len(self.indices))
-        chosen = {int((i + 0.5) * n / count) for i in range(count)}
+        """Keeps the pictures of the sheet; of several processes the first one's."""
         for i, position in enumerate(ids):
-            if int(position) in chosen and (i == 0 or ids[i - 1] != position):
+            if int(position) in self.on_sheet:
                 if not self.rows:  # the first method: bicubic
                     self.shown.setdefault("inputs", []).append({k: v[i] for k, v in rows.items()})
                 self.shown.setdefault(label, []).append(pictures[i])

@@ -3,7 +3,7 @@
 import concurrent.futures
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -14,10 +14,11 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from yoda_jax.attention.classical import classical_heads
-from yoda_jax.attention.maps import attention_map
+from yoda_jax.data.batches import cut
 from yoda_jax.data.examples import Heads, Preparation, examples
 from yoda_jax.data.photos import BadPicture, Files, Load, Source, hold_out, open_source
 from yoda_jax.data.records import (
+    Records,
     read_index,
     read_manifest,
     shard_path,
@@ -27,17 +28,18 @@ from yoda_jax.data.records import (
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import build
 
+_SUMMARISED = 256  # examples whose diffused fraction is looked at
 
-def run(config: ConfigDict, workdir: str) -> None:
+
+def run(config: ConfigDict, workdir: str, splits: Sequence[str] = ("train", "eval")) -> None:
     """Writes what is missing of the training and evaluation records, and says what there is."""
     build.require_source(config)
-    folders = build.record_folders(config, workdir)
-    wanted = {"train": folders.train, "eval": folders.eval}
+    wanted = {split: build.record_folder(config, workdir, split) for split in splits}
     settings = {split: _settings(config, split) for split in wanted}
     done = {split: _complete(wanted[split], settings[split]) for split in wanted}
     if all(manifest is not None for manifest in done.values()):
-        for split, manifest in done.items():
-            _summarise(split, wanted[split], manifest, "already complete")
+        for split in done:
+            _summarise(config, split, wanted[split], "already complete")
         return
     sources = _sources(config)
     # Complete ones first. Held-out pictures are drawn from those of training: where these have
@@ -59,7 +61,6 @@ def _settings(config: ConfigDict, split: str) -> dict:
         "data.stride": data.stride if data.crop == "tiles" else data.hr_size,
         "data.scale": data.scale,
         "data.border": data.border,
-        "data.on_bad": data.on_bad,
         "data.pictures_per_shard": data.pictures_per_shard,
         "attention.source": attention.source,
         "attention.input_size": attention.input_size,
@@ -129,7 +130,7 @@ def _write_split(
             if index["made_of"] == made_of:
                 continue
         notes = {"settings": settings, "made_of": made_of, "pictures": stop - start,
-                 "skipped": [], "fraction": []}  # fmt: skip
+                 "skipped": []}  # fmt: skip
         write_shard(
             path,
             _shard_examples(config, source.read(start, stop), preparation, heads, notes),
@@ -146,7 +147,7 @@ def _write_split(
         multihost_utils.sync_global_devices(f"records of {split} written")
     if jax.process_index() == 0:
         indices = [read_index(shard_path(root, i, shards)) for i in range(shards)]
-        manifest = _manifest(config, settings, indices)
+        manifest = _manifest(settings, indices)
         if not manifest["examples"]:
             raise UserError(
                 f"{source.spec} gave no example at data.hr_size={config.data.hr_size}: "
@@ -154,7 +155,7 @@ def _write_split(
                 f"and delete {root}."
             )
         write_manifest(root, shards, manifest)
-        _summarise(split, folder, manifest, "written")
+        _summarise(config, split, folder, "written")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"manifest of {split} written")
 
@@ -196,8 +197,6 @@ def _shard_examples(
                     raise result
                 notes["skipped"].append(str(result))
                 return []
-            for example in result:
-                notes["fraction"].append(_diffused_fraction(config, example))
             return result
 
         for picture in pictures:
@@ -208,42 +207,36 @@ def _shard_examples(
             yield from next_result()
 
 
-def _diffused_fraction(config: ConfigDict, example: dict) -> float:
-    top, left, height, width = (int(v) for v in example["place"])
-    size = example["hr"].shape[:2]
-    attention = attention_map(
-        example["attention"], example["attention_scale"], (height, width),
-        config.attention.aggregate, config.attention.normalise_heads, (top, left, *size),
-    )  # fmt: skip
-    return float(np.minimum(attention / 255 + config.mask.lower_bound, 1).mean())
-
-
-def _manifest(config: ConfigDict, settings: dict, indices: list[dict]) -> dict:
-    fractions = np.array([f for index in indices for f in index["fraction"]] or [np.nan])
-    p10, p50, p90 = np.percentile(fractions, [10, 50, 90])
+def _manifest(settings: dict, indices: list[dict]) -> dict:
     return {
         "settings": settings,
         "pictures": sum(index["pictures"] for index in indices),
         "skipped": [s for index in indices for s in index["skipped"]],
         "examples": sum(len(index["offsets"]) for index in indices),
-        "diffused_fraction": {
-            "lower_bound": config.mask.lower_bound,
-            "mean": float(fractions.mean()),
-            "p10": float(p10),
-            "p50": float(p50),
-            "p90": float(p90),
-        },
     }
 
 
-def _summarise(split: str, folder: Path, manifest: dict, how: str) -> None:
-    fraction = manifest["diffused_fraction"]
+def diffused_fractions(config: ConfigDict, records: Records) -> np.ndarray:
+    """E[min(1, A + l)] of at most 256 examples spread over the records, with today's settings."""
+    count = min(len(records), _SUMMARISED)
+    attention, mask = config.attention, config.mask
+    rows = (
+        cut(records[int((i + 0.5) * len(records) / count)], attention.aggregate,
+            attention.normalise_heads)
+        for i in range(count)
+    )  # fmt: skip
+    return np.array([np.minimum(r["attention"] / 255 + mask.lower_bound, 1).mean() for r in rows])
+
+
+def _summarise(config: ConfigDict, split: str, folder: Path, how: str) -> None:
+    records = Records(folder)
+    manifest, fractions = records.manifest, diffused_fractions(config, records)
+    p10, p50, p90 = np.percentile(fractions, [10, 50, 90])
     logging.info(
-        "%s records %s in %s: %d examples of %d pictures, %d skipped; diffused fraction at "
-        "l=%g: mean %.3f, p10 %.3f, p50 %.3f, p90 %.3f",
+        "%s records %s in %s: %d examples of %d pictures, %d skipped; diffused fraction at l=%g "
+        "(%d examples): mean %.3f, p10 %.3f, p50 %.3f, p90 %.3f",
         split, how, folder, manifest["examples"], manifest["pictures"], len(manifest["skipped"]),
-        fraction["lower_bound"], fraction["mean"], fraction["p10"], fraction["p50"],
-        fraction["p90"],
+        config.mask.lower_bound, len(fractions), fractions.mean(), p10, p50, p90,
     )  # fmt: skip
     for skipped in manifest["skipped"]:
         logging.warning("skipped: %s", skipped)

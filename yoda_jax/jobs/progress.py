@@ -30,6 +30,7 @@ class Progress:
         self.window: list[tuple[int, Metrics]] = []  # steps since the last line of the log
         self.window_waited = self.total_waited = 0.0
         self.started = self.window_start = time.perf_counter()
+        self.profile_until = 0
 
     def due(self, step: int, every: int) -> bool:
         """Whether something that happens every so many steps, and at the end, happens now."""
@@ -58,21 +59,28 @@ class Progress:
             self.window_waited = 0.0
         self.window.append((step, metrics))
         self.speed(step)
-        self._profile(step)
+        if step == self.config.train.profile_at:
+            jax.profiler.start_trace(self.workdir)
+            self.profile_until = step + _PROFILE_STEPS
+        if step == self.profile_until:
+            self._stop_profile()
 
     def check_finite(self) -> None:
-        """Raises UserError with the first step of the window whose loss is not finite."""
-        losses = jax.device_get([metrics["loss"] for _, metrics in self.window])
-        for (step, _), loss in zip(self.window, losses, strict=True):
-            if not np.isfinite(loss):
+        """Raises UserError with the first step of the window that is not finite."""
+        found = jax.device_get([(m["loss"], m["grad_norm"]) for _, m in self.window])
+        for (step, _), (loss, norm) in zip(self.window, found, strict=True):
+            if not np.isfinite(loss + norm):
                 raise UserError(
-                    f"The loss of step {step} is {loss}, expected a finite value; lower "
-                    "--config.train.learning_rate or set --config.train.clip_norm, and run again: "
+                    f"Step {step} has the loss {loss} and the gradient norm {norm}, expected "
+                    "finite values; lower --config.train.learning_rate or set "
+                    "--config.train.clip_norm, and run again: "
                     f"the run goes on from its last checkpoint in {self.workdir}."
                 )
 
     def finish(self) -> None:
         """Writes what is left, and the share of time that the steps waited for input."""
+        if self.profile_until > self.window[-1][0]:
+            self._stop_profile()
         self._write()
         share = self.total_waited / (time.perf_counter() - self.started)
         logging.info("waited for input %.2f %% of the training time", 100 * share)
@@ -103,11 +111,7 @@ class Progress:
                 _SECONDS_BETWEEN_WARNINGS, step, np.array2string(offset, precision=3, sign="+"),
             )  # fmt: skip
 
-    def _profile(self, step: int) -> None:
-        at = self.config.train.profile_at
-        if at and step == at:
-            jax.profiler.start_trace(self.workdir)
-        if at and step == min(at + _PROFILE_STEPS, self.config.train.steps):
-            jax.block_until_ready(self.window[-1][1]["loss"])
-            jax.profiler.stop_trace()
-            logging.info("profile of steps %d to %d in %s", at + 1, step, self.workdir)
+    def _stop_profile(self) -> None:
+        jax.block_until_ready(self.window[-1][1]["loss"])
+        jax.profiler.stop_trace()
+        logging.info("profile of the steps up to %d in %s", self.window[-1][0], self.workdir)

@@ -18,7 +18,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     """
     del workdir
     mesh, yoda = sharding.make_mesh(), build.yoda(config)
-    sharding.check_batch(mesh, config.train.batch_size, config.train.accumulate)
+    sharding.check_batch(mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
     print(config)
     _, abstract = train.make_state(config, yoda, mesh)
     print(parameter_overview.get_parameter_overview(abstract.params, include_stats=False))
@@ -44,7 +44,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         f"schedule        {config.diffusion.schedule}, T={config.diffusion.steps}, gamma_T="
         f"{gammas(yoda.betas)[-1]:.2e}, {config.diffusion.sampling_steps} sampling steps"
     )
-    flops = compiled.cost_analysis()["flops"] * mesh.size
+    # XLA counts the body of a loop, here one part of the batch, once.
+    flops = compiled.cost_analysis()["flops"] * mesh.size * config.train.accumulate
     print(f"FLOPs a step    {flops / 1e9:,.1f} GFLOP on all devices")
     print(
         f"memory a device {memory.argument_size_in_bytes / gib:.2f} GiB state and batch, "

@@ -11,7 +11,7 @@ from clu import metric_writers, parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from yoda_jax.data.batches import Batches, prefetch
+from yoda_jax.data.batches import Batches, prefetch, whole
 from yoda_jax.data.records import Records
 from yoda_jax.evaluation.report import picture_grid
 from yoda_jax.jobs import build, evaluate, precompute
@@ -26,10 +26,17 @@ from yoda_jax.yoda import Yoda
 
 def run(config: ConfigDict, workdir: str) -> None:
     """The whole way from pictures to an evaluated checkpoint, from wherever a run has ended."""
-    sharding.check_batch(sharding.make_mesh(), config.train.batch_size, config.train.accumulate)
+    check_batches(config)
     precompute.run(config, workdir)
     fit(config, workdir)
     evaluate.run(config, workdir)
+
+
+def check_batches(config: ConfigDict) -> None:
+    """Raises UserError where the devices cannot share out the batches of training or evaluation."""
+    mesh, train = sharding.make_mesh(), config.train
+    sharding.check_batch(mesh, "train.batch_size", train.batch_size, train.accumulate)
+    sharding.check_batch(mesh, "eval.batch_size", config.eval.batch_size)
 
 
 def make_state(
@@ -68,7 +75,7 @@ def fit(config: ConfigDict, workdir: str) -> None:
     """Trains up to train.steps on the complete records, from the newest checkpoint if any."""
     mesh, yoda = sharding.make_mesh(), build.yoda(config)
     batches = Batches(
-        Records(build.record_folders(config, workdir).train),
+        Records(build.record_folder(config, workdir, "train")),
         batch_size=config.train.batch_size, seed=config.seed,
         aggregate=config.attention.aggregate, normalise_heads=config.attention.normalise_heads,
         patch=config.data.patch, flip=config.data.flip, process_index=jax.process_index(),
@@ -78,6 +85,8 @@ def fit(config: ConfigDict, workdir: str) -> None:
     folder = Path(workdir) / "checkpoints"
     with Checkpoints(folder, config.train.keep_checkpoints) as checkpoints:
         first = checkpoints.latest() or 0
+        if first:
+            build.check_trained_with(config, checkpoints.config(), workdir, training=True)
         if first >= config.train.steps:
             logging.info("%s has its %d steps already", workdir, first)
             return
@@ -110,6 +119,7 @@ def fit(config: ConfigDict, workdir: str) -> None:
                     progress.check_finite()
                     checkpoints.save(state, step + 1, config.to_dict())
                 if grid and progress.due(step + 1, config.train.sample_every):
+                    progress.check_finite()
                     grid.write(step + 1, state)
             progress.finish()
 
@@ -122,13 +132,15 @@ class _GridWriter:
         writer: metric_writers.MetricWriter,
     ) -> None:  # fmt: skip
         self.writer = writer
-        records = Records(build.record_folders(config, workdir).eval)
-        self.batches = evaluate.eval_batches(config, records)
+        records = Records(build.record_folder(config, workdir, "eval"))
         # As many as asked, rounded up to what the devices share out.
         count = -(-config.train.sample_pictures // mesh.size) * mesh.size
         local = np.array_split(np.arange(count), jax.process_count())[jax.process_index()]
         self.ids = local
-        self.rows = self.batches.whole([int(i) % len(records) for i in local])
+        self.rows = whole(
+            records, [int(i) % len(records) for i in local], config.attention.aggregate,
+            config.attention.normalise_heads,
+        )  # fmt: skip
         self.sampler = BatchSampler(yoda, mesh, config.seed)
 
     def write(self, step: int, state: TrainState) -> None:

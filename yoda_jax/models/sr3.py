@@ -7,6 +7,7 @@ Image-Super-Resolution-via-Iterative-Refinement, model/sr3_modules/unet.py).
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from yoda_jax.models.blocks import GroupNorm, sinusoidal
@@ -44,13 +45,15 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        batch, height, width, channels = x.shape
+        height, width, channels = x.shape[1:]
         h = GroupNorm(self.groups, name="norm")(x)
         qkv = conv(3 * channels, kernel=1, bias=False, dtype=self.dtype, name="qkv")(h)
-        q, k, v = jnp.split(qkv.reshape(batch, height * width, 3 * channels), 3, axis=-1)
+        q, k, v = rearrange(qkv, "b h w (part c) -> part b (h w) c", part=3)
         scores = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores / jnp.sqrt(channels), axis=-1).astype(v.dtype)
-        h = jnp.einsum("bqk,bkc->bqc", weights, v).reshape(x.shape)
+        h = rearrange(
+            jnp.einsum("bqk,bkc->bqc", weights, v), "b (h w) c -> b h w c", h=height, w=width
+        )
         return conv(channels, kernel=1, dtype=self.dtype, name="out")(h) + x
 
 

@@ -20,8 +20,11 @@ class Checkpoints:
     `with` block: leaving it waits for the last write.
     """
 
-    def __init__(self, folder: str | os.PathLike, keep: int = 3) -> None:
+    def __init__(self, folder: str | os.PathLike, keep: int | None = None) -> None:
+        """Opens a folder for writing, keeping the newest `keep`, or without it for reading."""
         self.folder = epath.Path(folder).resolve()
+        if keep is None and not self.folder.exists():
+            raise self._no_checkpoint()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         handlers = {
             "weights": ocp.StandardCheckpointHandler(),
@@ -48,6 +51,13 @@ class Checkpoints:
         """The step of the newest checkpoint, None where there is none."""
         return self._manager.latest_step()
 
+    def config(self) -> dict:
+        """The configuration that the newest checkpoint was saved with."""
+        if self.latest() is None:
+            raise self._no_checkpoint()
+        items = ocp.args.Composite(config=ocp.args.JsonRestore())
+        return self._manager.restore(self.latest(), args=items)["config"]
+
     def restore(self, abstract: TrainState) -> TrainState:
         """The newest state, placed as `abstract` (shapes with shardings) says.
 
@@ -73,15 +83,18 @@ class Checkpoints:
     def _restore(self, **items: Any) -> dict[str, Any]:
         step = self.latest()
         if step is None:
-            raise UserError(
-                f"{self.folder} holds no checkpoint; give the --workdir of a run that saved one."
-            )
+            raise self._no_checkpoint()
         saved = self._manager.item_metadata(step)
         for name, abstract in items.items():
             self._check(step, abstract, saved[name])
         args = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         return {name: restored[name] for name in items}
+
+    def _no_checkpoint(self) -> UserError:
+        return UserError(
+            f"{self.folder} holds no checkpoint; give the --workdir of a run that saved one."
+        )
 
     def _check(self, step: int, abstract: Any, saved: Any) -> None:
         """Refuses a checkpoint of other shapes before anything is read."""

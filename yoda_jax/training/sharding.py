@@ -1,7 +1,7 @@
 """Devices as a mesh, and where state and batches lie on it; shardings come from shapes alone."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,13 +33,13 @@ def make_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
-def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
-    """Raises UserError where a batch cannot be shared out evenly."""
-    parts = mesh.size * accumulate
-    if batch_size % parts:
+def check_batch(mesh: Mesh, field: str, batch_size: int, accumulate: int = 1) -> None:
+    """Raises UserError where the batch of a field cannot be shared out evenly."""
+    if batch_size % (mesh.size * accumulate):
+        parts = f" times train.accumulate={accumulate}" if accumulate > 1 else ""
         raise UserError(
-            f"train.batch_size={batch_size} must be divisible by {parts}, the {mesh.size} devices "
-            f"times train.accumulate={accumulate}; change one of them."
+            f"--config.{field}={batch_size} must be divisible by {mesh.size * accumulate}, the "
+            f"{mesh.size} devices{parts}; choose a multiple."
         )
 
 
@@ -69,12 +69,6 @@ def state_shardings(mesh: Mesh, shapes: Any, strategy: str) -> Any:
         return NamedSharding(mesh, PartitionSpec(*[None] * largest, "data"))
 
     return jax.tree.map(sharding, shapes)
-
-
-def born_sharded(make: Callable[..., Any], mesh: Mesh, strategy: str, *args: Any) -> Any:
-    """make(*args) computed where it will lie: no device ever holds the whole of it."""
-    shardings = state_shardings(mesh, jax.eval_shape(make, *args), strategy)
-    return jax.jit(make, out_shardings=shardings)(*args)
 
 
 def place(mesh: Mesh, rows: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
