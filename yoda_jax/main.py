@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import build
-from yoda_jax.training.sharding import use_all_cpu_cores
+from yoda_jax.training.sharding import join_processes, use_all_cpu_cores
 
 JOBS = {
     "train": "yoda_jax.jobs.train",
@@ -29,6 +29,10 @@ JOBS = {
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _MODE = flags.DEFINE_enum("mode", None, list(JOBS), "What to do; default: the configuration's.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of checkpoints, logs and reports.")
+_DISTRIBUTED = flags.DEFINE_string(
+    "distributed", "none", "Several processes: none, auto (TPU pods, clusters), or "
+    "HOST:PORT,COUNT,INDEX with the address of process 0."
+)  # fmt: skip
 
 
 def _configuration() -> tuple[ConfigDict, str, str]:
@@ -53,10 +57,13 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(f"Unknown argument {argv[1]!r}; every option starts with --.")
     config, mode, workdir = _configuration()
     use_all_cpu_cores(config.train.batch_size)
+    join_processes(_DISTRIBUTED.value)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/yoda_jax")
     jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser()))
-    logging.info("%s on %d %s devices, in %s", mode, jax.device_count(), jax.default_backend(),
-                 workdir)  # fmt: skip
+    logging.info(
+        "%s in %s: process %d of %d, %d %s devices in all", mode, workdir, jax.process_index(),
+        jax.process_count(), jax.device_count(), jax.default_backend(),
+    )  # fmt: skip
     job: Callable[[ConfigDict, str], None] = import_module(JOBS[mode]).run
     job(config, workdir)
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key, UInt8
@@ -58,7 +57,7 @@ class BatchSampler:
         ids, lr, attention = batch["ids"], batch["lr"], batch["attention"]
         condition, z = self._condition(params, lr), self._start(ids, lr)
         for i, steps in enumerate(self._portions):
-            z = self._advance(params, condition, ids, lr, attention, z, jnp.asarray(steps))
+            z = self._advance(params, condition, ids, lr, attention, z, steps)
             z.block_until_ready()
             progress((i + 1) / len(self._portions))
         pictures, finite = self._finish(lr, z)

@@ -9,6 +9,7 @@ import argparse
 import multiprocessing
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable
 from functools import partial
@@ -98,9 +99,13 @@ def jax_side(net: Net, entries: dict[str, np.ndarray], batch: Batch) -> Side:
     state = jax.device_put(create(weights, adam, ema=False), replicated)
     key = jax.device_put(jax.random.key(0), replicated)
     run = jax.jit(lambda p, *inputs: network.apply({"params": p}, *inputs, method=predict))
+    started = time.perf_counter()
     forward = run.lower(params, noise, level, lr_up).compile()
+    print(f"jax: forward compiled in {time.perf_counter() - started:.1f} s")
+    started = time.perf_counter()
     step = jax.jit(make_train_step(loss, adam, ema_decay=0.0), donate_argnums=0)
     step = step.lower(state, placed, key).compile()
+    print(f"jax: step compiled in {time.perf_counter() - started:.1f} s")
 
     def train() -> float:
         nonlocal state
@@ -128,6 +133,7 @@ def serve(pipe: Connection, side: str, net: Net, shapes: list, batch: Batch) -> 
     pipe.send((None, *seconds))
     while name := pipe.recv():
         pipe.send(timed(forward if name == "forward" else step))
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def start(side: str, *problem: Any) -> Connection:
@@ -170,7 +176,7 @@ def main() -> None:
 
     pipes = {side: start(side, net, shapes, batch) for side in SIDES}
     for side, pipe in pipes.items():
-        print(f"{side}: ready after {pipe.recv()[1]:.1f} s (jax: with import and compilation)")
+        print(f"{side}: ready after {pipe.recv()[1]:.1f} s")
     check(pipes)
     parameters = sum(int(np.prod(shape)) for _, shape in shapes)
     print(
@@ -190,8 +196,9 @@ def main() -> None:
         ratios = [o[0] / t[0] for o, t in zip(rounds["jax"], rounds["torch"], strict=True)]
         low, middle, high = np.quantile(ratios, (0, 0.5, 1))
         print(f"{name:8}jax/torch of paired rounds: {middle:.2f}, from {low:.2f} to {high:.2f}")
-    for pipe in pipes.values():
+    for side, pipe in pipes.items():
         pipe.send("")
+        print(f"{side:6} peak memory of the process {pipe.recv():.0f} MiB")
 
 
 if __name__ == "__main__":

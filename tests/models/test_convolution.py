@@ -46,6 +46,13 @@ def test_convolution_and_its_gradients(batch, height, width, before, after, size
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
+def test_few_pixels_of_many_channels():
+    x, kernel = draw(8, 1, 4, 5, 512) / 23, draw(9, 3, 3, 512, 4)
+    ours, theirs = (value_and_gradients(f, x, kernel) for f in (convolve, plain))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-4)
+
+
 @given(st.integers(1, 2), st.integers(1, 5), st.integers(1, 5))
 @settings(max_examples=4, deadline=None)
 def test_doubling_and_convolving_in_phases(batch, height, width):

@@ -65,18 +65,34 @@ def _kernel_gradient(x: Array, kernel: Array, dy: Array) -> Array:
     return gradient.astype(kernel.dtype)
 
 
-@jax.custom_vjp
-def _cpu_convolve(x: Array, kernel: Array) -> Array:
-    return _convolve(x, kernel)
+def _products(x: Array, kernel: Array) -> Array:
+    """The convolution as a product of matrices for each of the kernel's taps."""
+    size = kernel.shape[0]
+    edge = size // 2
+    height, width = (n + 2 * edge - size + 1 for n in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+    return sum(
+        jnp.tensordot(padded[:, a : a + height, b : b + width], kernel[a, b], 1)
+        for a in range(size)
+        for b in range(size)
+    )
+
+
+def _cpu_forward(x: Array, kernel: Array) -> Array:
+    """Few pixels of many channels are mostly kernel, which XLA's convolution copies about."""
+    batch, height, width, before = x.shape
+    few = batch * height * width <= 512 and before >= 512
+    return _products(x, kernel) if few else _convolve(x, kernel)
 
 
 def _cpu_backward(inputs: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = inputs
-    (dx,) = jax.vjp(lambda x: _convolve(x, kernel), x)[1](dy)
+    (dx,) = jax.vjp(lambda x: _cpu_forward(x, kernel), x)[1](dy)
     return dx, _kernel_gradient(x, kernel, dy)
 
 
-_cpu_convolve.defvjp(lambda x, kernel: (_convolve(x, kernel), (x, kernel)), _cpu_backward)
+_cpu_convolve = jax.custom_vjp(_cpu_forward)
+_cpu_convolve.defvjp(lambda x, kernel: (_cpu_forward(x, kernel), (x, kernel)), _cpu_backward)
 
 # A kernel's gradient is a convolution whose window is the picture: XLA is slow at it on a CPU.
 convolve = _by_platform(cpu=_cpu_convolve, default=_convolve)

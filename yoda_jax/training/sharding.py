@@ -28,6 +28,27 @@ def use_all_cpu_cores(batch_size: int) -> None:
     jax.config.update("jax_num_cpu_devices", count)
 
 
+def join_processes(distributed: str) -> None:
+    """Joins the processes of a run; must come before JAX is first used.
+
+    "none" runs alone, "auto" takes what a TPU pod or a cluster's scheduler tells, and
+    "HOST:PORT,COUNT,INDEX" names the first process's address, the number of processes and this
+    one's index. Raises UserError for anything else.
+    """
+    if distributed == "none":
+        return
+    if distributed == "auto":
+        jax.distributed.initialize()
+        return
+    match distributed.split(","):
+        case [address, count, index] if ":" in address and count.isdigit() and index.isdigit():
+            jax.distributed.initialize(address, int(count), int(index))
+        case _:
+            raise UserError(
+                f"--distributed must be none, auto or HOST:PORT,COUNT,INDEX, found {distributed!r}."
+            )
+
+
 def make_mesh() -> Mesh:
     """All devices of all processes along one axis, `data`."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
