@@ -8,6 +8,7 @@ from command_line import run
     ("arguments", "sentence"),
     [
         (["--config=configs/sr3_ffhq.py"], "--config.data.train is not set: expected folder:PATH"),
+        (["--config=configs/sr3_ffhq.py:64_256"], "--config.data.train is not set"),
         (["--config=configs/none.py"], "configs/none.py does not exist"),
         ([], "--config is not set"),
         (["--config=configs/sr3_ffhq.py:32_128"], "variants 16_64, 16_128, 64_256, 64_512"),

@@ -39,7 +39,8 @@ def _configuration() -> tuple[ConfigDict, str, str]:
     """The validated configuration with mode and workdir. Raises UserError."""
     if _CONFIG.value is None:
         raise UserError("--config is not set; give a file, for example --config=configs/demo.py.")
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    # A variant may follow the file's name after a colon.
+    path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not Path(path).is_file():
         raise UserError(f"--config={path} does not exist; give a file, see configs/.")
     config = _CONFIG.value

@@ -103,6 +103,7 @@ def fit(config: ConfigDict, workdir: str) -> None:
         if config.train.sample_every:
             grid = _GridWriter(config, yoda, mesh, workdir, board)
 
+        logging.info("compiling the step")
         train_step = compiled_step(config, yoda, mesh, abstract)
         key = jax.random.key(config.seed + 1)
         steps = range(first, config.train.steps)
