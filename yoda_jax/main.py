@@ -1,9 +1,8 @@
 """The command line: `python -m yoda_jax.main --config=FILE [--mode=...] [--workdir=...]`."""
 
-import logging as std_logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from yoda_jax.errors import UserError
-from yoda_jax.jobs import build
+from yoda_jax.jobs import build, console
 from yoda_jax.training.sharding import join_processes, use_all_cpu_cores
 
 JOBS = {
@@ -65,8 +64,7 @@ def _run(argv: Sequence[str]) -> None:
         "%s in %s: process %d of %d, %d %s devices in all", mode, workdir, jax.process_index(),
         jax.process_count(), jax.device_count(), jax.default_backend(),
     )  # fmt: skip
-    job: Callable[[ConfigDict, str], None] = import_module(JOBS[mode]).run
-    job(config, workdir)
+    import_module(JOBS[mode]).run(config, workdir)
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
@@ -84,19 +82,9 @@ def _fail(message: object) -> NoReturn:
     sys.exit(2)
 
 
-def _worth_reading(record: std_logging.LogRecord) -> bool:
-    """Keeps our own lines and clu's figures; of other packages only warnings."""
-    ours = "/yoda_jax/" in record.pathname or "/clu/" in record.pathname
-    warning = record.levelno >= std_logging.WARNING and "OpenCV is not" not in record.getMessage()
-    return ours or warning
-
-
 def main() -> None:
     """Runs a job; a user's mistake ends it with one sentence and status 2."""
-    logging.set_verbosity(logging.INFO)
-    handler = logging.get_absl_handler()
-    handler.addFilter(_worth_reading)
-    handler.setFormatter(std_logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    console.set_up_log()
     jax.config.config_with_absl()
 
     def run(argv: Sequence[str]) -> None:
