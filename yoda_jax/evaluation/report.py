@@ -116,9 +116,8 @@ def picture_sheet(columns: Mapping[str, Sequence[UInt8[np.ndarray, "h w c"]]], s
         left = _MARGIN + step * i
         draw.text((left, 1), label, fill="black")
         for j, picture in enumerate(pictures):
-            image = Image.fromarray(np.repeat(picture, 4 - picture.shape[-1], -1)
-                                    if picture.shape[-1] == 1 else picture)  # fmt: skip
-            image = image.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
+            image = Image.fromarray(np.repeat(picture, 3 // picture.shape[-1], axis=-1))
+            image = image.resize((size, size), Image.Resampling.NEAREST)
             sheet.paste(image, (left, _HEADER + step * j))
     return sheet
 
