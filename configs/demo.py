@@ -25,8 +25,7 @@ def get_config() -> ConfigDict:
     c.data.patch = 32
     c.data.scale = 4
     c.data.threads = 1
-    c.attention.input_size = 320
-    c.attention.cell = 5
+    c.attention.input_size = 224
     c.diffusion.sampling_steps = 100
     c.model.features = 32
     c.model.multipliers = (1, 2, 2)

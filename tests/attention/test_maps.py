@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from skimage import data
 
 from yoda_jax.attention import maps
-from yoda_jax.attention.classical import classical_heads
+from yoda_jax.attention.classical import edges
 from yoda_jax.errors import UserError
 
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=6)
@@ -183,7 +183,7 @@ def test_a_peak_of_one_cell_reaches_the_top_and_its_ground_stays_at_zero():
 
 def test_a_photograph_keeps_its_order_of_places():
     photo = np.ascontiguousarray(data.astronaut()[::4, ::4])
-    heads = classical_heads("edges", photo, (16, 16))
+    heads = edges(photo, (16, 16))[None]
     attention = maps.attention_map(*maps.quantise(heads), (128, 128), "max")[..., 0]
     cells = attention.reshape(16, 8, 16, 8).mean((1, 3))
     assert np.corrcoef(cells.ravel(), heads.ravel())[0, 1] > 0.99

@@ -7,21 +7,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from yoda_jax.attention.classical import classical_heads
+from yoda_jax.attention.classical import edges
 from yoda_jax.attention.maps import attention_map, dequantise
 from yoda_jax.data.batches import cut
 from yoda_jax.data.degrade import downsample, fit
-from yoda_jax.data.examples import Preparation, attention_input, examples
+from yoda_jax.data.examples import Preparation, attention_input, examples, prepare
 from yoda_jax.data.photos import BadPicture
 
 PHOTO = np.ascontiguousarray(data.coffee()[90:193, 150:300])  # 103 x 150 x 3
-TILES = Preparation("tiles", hr_size=32, stride=16, scale=4, border="pil", attention_input=60)
+TILES = Preparation("tiles", hr_size=32, stride=16, scale=4, border="pil", attention_input=60,
+                    attention_stride=1)  # fmt: skip
 
 
 def edge_heads(picture):
     """The edges of a picture and of its mirror image: two heads of different scales."""
     grid = (picture.shape[0] // 4, picture.shape[1] // 4)
-    heads = [classical_heads("edges", p, grid) for p in (picture, picture[:, ::-1])]
+    heads = [edges(p, grid)[None] for p in (picture, picture[:, ::-1])]
     return np.concatenate([heads[0], 3 * heads[1]])
 
 
@@ -29,12 +30,18 @@ def changed(**fields):
     return Preparation(**{**vars(TILES), **fields})
 
 
+def cut_up(name, picture, preparation, heads=edge_heads):
+    """All examples of a picture."""
+    prepared = prepare(name, picture, preparation)
+    return list(examples(prepared, heads(prepared.input), preparation))
+
+
 @pytest.mark.parametrize("border", ["pil", "matlab"])
 def test_tiles_are_cut_from_the_degraded_whole(border):
     """Degrading each tile by itself would put border artefacts inside the picture."""
     hr = PHOTO[:100, :148]  # what the scale divides
     lr = downsample(hr, 4, border)
-    tiles = list(examples("coffee", PHOTO, changed(border=border), edge_heads))
+    tiles = cut_up("coffee", PHOTO, changed(border=border))
     places = [tuple(tile["place"]) for tile in tiles]
     assert places == [(y, x, 100, 148) for y in range(0, 69, 16) for x in range(0, 117, 16)]
     for tile in tiles:
@@ -57,11 +64,11 @@ def test_tiles_cover_all_but_a_rim_narrower_than_the_stride(height, width, size,
     preparation = changed(hr_size=size, stride=stride, scale=scale, attention_input=8)
     if min(height, width) < size:
         with pytest.raises(BadPicture):
-            list(examples("p", picture, preparation, edge_heads))
+            cut_up("p", picture, preparation)
         return
     covered = np.zeros((height, width), bool)
     seen = set()
-    for tile in examples("p", picture, preparation, edge_heads):
+    for tile in cut_up("p", picture, preparation):
         top, left, whole_height, whole_width = (int(v) for v in tile["place"])
         assert tile["hr"].shape == (size, size, 3)
         assert tile["lr"].shape == (size // scale, size // scale, 3)
@@ -78,7 +85,7 @@ def test_tiles_cover_all_but_a_rim_narrower_than_the_stride(height, width, size,
 
 
 def test_fit_gives_one_square_of_the_scaled_picture():
-    (square,) = examples("coffee", PHOTO, changed(crop="fit", hr_size=64, stride=8), edge_heads)
+    (square,) = cut_up("coffee", PHOTO, changed(crop="fit", hr_size=64, stride=8))
     np.testing.assert_array_equal(square["hr"], fit(PHOTO, 64))
     np.testing.assert_array_equal(square["lr"], downsample(fit(PHOTO, 64), 4, "pil"))
     assert square["place"].tolist() == [0, 0, 64, 64]
@@ -89,10 +96,10 @@ def test_fit_gives_one_square_of_the_scaled_picture():
 def test_too_small_picture_names_file_and_field(crop, shape):
     picture = np.zeros((*shape, 3), np.uint8)
     with pytest.raises(BadPicture) as caught:
-        list(examples("album/thumb.png", picture, changed(crop=crop), edge_heads))
+        prepare("album/thumb.png", picture, changed(crop=crop))
     for part in ("album/thumb.png", f"{shape[1]}x{shape[0]}", "data.hr_size=32"):
         assert part in str(caught.value)
-    assert list(examples("p", np.zeros((32, 32, 3), np.uint8), changed(crop=crop), edge_heads))
+    assert cut_up("p", np.zeros((32, 32, 3), np.uint8), changed(crop=crop))
 
 
 def test_attention_looks_once_at_the_whole_lr_picture():
@@ -103,7 +110,7 @@ def test_attention_looks_once_at_the_whole_lr_picture():
         seen.append(picture)
         return edge_heads(picture)
 
-    tiles = list(examples("coffee", PHOTO, TILES, heads))
+    tiles = cut_up("coffee", PHOTO, TILES, heads)
     lr = downsample(PHOTO[:100, :148], 4, "pil")
     assert len(seen) == 1
     expected = Image.fromarray(lr).resize((round(37 * 60 / 25), 60), Image.Resampling.BICUBIC)
@@ -117,7 +124,7 @@ def test_attention_looks_once_at_the_whole_lr_picture():
 @pytest.mark.parametrize(("aggregate", "normalise"), [("max", False), ("mean", True), (1, False)])
 def test_attention_of_a_tile_is_its_part_of_the_whole_map(aggregate, normalise):
     """A quiet tile stays quiet: it is not normalised by its own maximum."""
-    tiles = list(examples("coffee", PHOTO, TILES, edge_heads))
+    tiles = cut_up("coffee", PHOTO, TILES)
     whole = attention_map(
         tiles[0]["attention"], tiles[0]["attention_scale"], (100, 148), aggregate, normalise
     )
@@ -134,5 +141,14 @@ def test_attention_of_a_tile_is_its_part_of_the_whole_map(aggregate, normalise):
 
 def test_attention_input_keeps_the_shape_of_the_picture():
     lr = np.ascontiguousarray(data.coffee()[::16, ::16])  # 25 x 38
-    assert attention_input(lr, 100).shape == (100, 152, 3)
-    assert attention_input(np.ascontiguousarray(lr.transpose(1, 0, 2)), 100).shape == (152, 100, 3)
+    turned = np.ascontiguousarray(lr.transpose(1, 0, 2))
+    assert attention_input(lr, 100, 1).shape == (100, 152, 3)
+    assert attention_input(turned, 100, 1).shape == (152, 100, 3)
+
+
+@given(st.integers(5, 60), st.integers(5, 60), st.sampled_from([8, 14, 16, 32]))
+def test_attention_input_is_a_multiple_of_the_stride(height, width, stride):
+    shape = attention_input(np.zeros((height, width, 3), np.uint8), 2 * stride, stride).shape
+    assert min(shape[:2]) == 2 * stride and max(shape[:2]) % stride == 0
+    longer = 2 * stride * max(height, width) / min(height, width)
+    assert abs(max(shape[:2]) - longer) <= stride / 2

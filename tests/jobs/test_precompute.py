@@ -69,7 +69,7 @@ def configuration(folder, **changes):
         train=f"folder:{folder}", holdout=2, hr_size=32, stride=32, scale=4, threads=2,
         pictures_per_shard=1,
     )  # fmt: skip
-    config.attention.input_size = 32
+    config.attention.update(source="edges", input_size=32, cell=4)
     for name, value in changes.items():
         group, field = name.split("__")
         config[group][field] = value
@@ -223,7 +223,7 @@ def test_interrupted_run_goes_on_where_it_stopped(
     album, reference, tmp_path, monkeypatch, pictures
 ):
     prepared = []
-    whole = precompute.examples
+    whole = precompute.prepare
 
     def limited(name, *rest):
         prepared.append(name)
@@ -233,13 +233,13 @@ def test_interrupted_run_goes_on_where_it_stopped(
 
     config = configuration(album, data__threads=1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(precompute, "examples", limited)
+        patch.setattr(precompute, "prepare", limited)
         precompute.run(config, str(tmp_path))
     assert len(list(tmp_path.rglob("*tfrecord*.json"))) == pictures
     assert len(list(tmp_path.rglob("manifest.json"))) == (1 if pictures >= 4 else 0)
 
     again = []
-    monkeypatch.setattr(precompute, "examples", lambda *a: again.append(a[0]) or whole(*a))
+    monkeypatch.setattr(precompute, "prepare", lambda *a: again.append(a[0]) or whole(*a))
     precompute.run(config, str(tmp_path))
     assert sorted(prepared[:pictures] + again) == sorted(GOOD)  # each prepared once
     assert contents(tmp_path).items() >= contents(reference).items()
@@ -255,9 +255,11 @@ def test_killed_process_goes_on_where_it_stopped(album, reference, tmp_path):
     (copy / last).unlink()
     os.mkfifo(copy / last)  # whoever opens it waits for ever
     config = configuration(copy)
+    attention = ("source", "input_size", "cell")
     fields = ("train", "holdout", "hr_size", "stride", "scale", "threads", "pictures_per_shard")
     command = [sys.executable, "-m", "yoda_jax.main", "--config=configs/default.py"]
-    command += ["--mode=precompute", f"--workdir={tmp_path}", "--config.attention.input_size=32"]
+    command += ["--mode=precompute", f"--workdir={tmp_path}"]
+    command += [f"--config.attention.{f}={config.attention[f]}" for f in attention]
     command += [f"--config.data.{field}={config.data[field]}" for field in fields]
     folder = tmp_path / "records/train"
     with (tmp_path / "log").open("w") as log:
@@ -313,7 +315,7 @@ def test_changed_setting_is_named_with_both_values(album, reference, name):
 
 def test_changed_setting_is_noticed_in_unfinished_records(album, tmp_path, monkeypatch):
     calls = itertools.count()
-    whole = precompute.examples
+    whole = precompute.prepare
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
 
         def limited(*arguments):
@@ -321,7 +323,7 @@ def test_changed_setting_is_noticed_in_unfinished_records(album, tmp_path, monke
                 raise KeyboardInterrupt
             return whole(*arguments)
 
-        patch.setattr(precompute, "examples", limited)
+        patch.setattr(precompute, "prepare", limited)
         precompute.run(configuration(album), str(tmp_path))
     with pytest.raises(UserError, match=r"attention\.source='edges'.*'entropy'"):
         precompute.run(configuration(album, attention__source="entropy"), str(tmp_path))
@@ -367,26 +369,6 @@ def test_two_processes_share_the_shards(album, reference, tmp_path, monkeypatch)
     shards = {i: [p.name[-14:-9] for p, w in writers.items() if w == i] for i in range(2)}
     assert sorted(shards[0]) == ["00000", "00000", "00002"]
     assert sorted(shards[1]) == ["00001", "00001", "00003"]
-
-
-def test_diffused_fraction_is_that_of_the_examples(album, reference, caplog):
-    found = Records(reference / "records/train")
-    attention = whole(found, range(len(found)), "max")["attention"] / 255
-    for bound in (0.05, 0.3):  # of today, whatever it was when the records were made
-        expected = np.minimum(attention + bound, 1).mean(axis=(1, 2, 3))
-        config = configuration(album, mask__lower_bound=bound)
-        np.testing.assert_allclose(
-            precompute.diffused_fractions(config, found), expected, rtol=1e-6
-        )
-    assert 0.1 < expected.min() < expected.max() <= 1
-
-
-def test_uniform_attention_diffuses_everything(album, tmp_path):
-    config = configuration(album, attention__source="uniform")
-    precompute.run(config, str(tmp_path))
-    for split in ("train", "eval"):
-        fractions = precompute.diffused_fractions(config, Records(tmp_path / "records" / split))
-        assert (fractions == 1).all()
 
 
 def test_records_folder_has_precedence_over_the_workdir(album, tmp_path):

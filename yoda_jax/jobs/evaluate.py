@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 from yoda_jax.data.batches import stack, whole
 from yoda_jax.data.degrade import upsample
 from yoda_jax.data.records import Records
-from yoda_jax.diffusion.mask import area_mask, diffused_fraction
+from yoda_jax.diffusion.mask import diffused_fraction
 from yoda_jax.evaluation import fidelity, report
 from yoda_jax.evaluation.perceptual import lpips
-from yoda_jax.jobs import build, precompute
+from yoda_jax.jobs import build, precompute, summary, validation
 from yoda_jax.sampling import BatchSampler
 from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
@@ -27,7 +27,6 @@ from yoda_jax.training.state import Params
 from yoda_jax.weights.lpips import load_lpips_alex
 from yoda_jax.yoda import Yoda
 
-_MASK_TIMES = (0.9, 0.5, 0.2, 0.05)
 _SHEET_SIZE = 128
 
 
@@ -55,7 +54,7 @@ def load_weights(config: ConfigDict, workdir: str) -> tuple[Params, bool, int]:
     )
     with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
         saved, step = checkpoints.config(), checkpoints.latest()
-        build.check_trained_with(config, saved, workdir, training=False)
+        validation.check_trained_with(config, saved, workdir, training=False)
         params = checkpoints.restore_weights(abstract)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     logging.info("restored step %d from %s, %s parameters", step, workdir, f"{count:,}")
@@ -69,9 +68,7 @@ class Evaluation:
         self.config, self.mesh = config, sharding.make_mesh()
         sharding.check_batch(self.mesh, "eval.batch_size", config.eval.batch_size)
         self.records = Records(build.record_folder(config, workdir, "eval"))
-        count = min(config.eval.pictures, len(self.records))
-        # The centres of equal stretches of the records: spread over all pictures.
-        self.indices = [int((i + 0.5) * len(self.records) / count) for i in range(count)]
+        self.indices = summary.spread(config.eval.pictures, len(self.records))
         self.yoda = build.yoda(config)
         self.samplers: dict[bool, BatchSampler] = {}
         self.rows: list[report.Row] = []
@@ -80,7 +77,7 @@ class Evaluation:
         self._lpips = partial(jax.jit(lpips), load_lpips_alex())
         # The first process draws the sheet, of pictures that it sampled itself.
         share = config.eval.batch_size // jax.process_count()
-        own = [i for i in range(count) if i % config.eval.batch_size < share]
+        own = [i for i in range(len(self.indices)) if i % config.eval.batch_size < share]
         shown = min(config.eval.sheet_pictures, len(own))
         self.on_sheet = {own[int((i + 0.5) * len(own) / shown)] for i in range(shown)}
 
@@ -93,11 +90,14 @@ class Evaluation:
 
         self._measure("bicubic", upscale, diffused=lambda attention: np.zeros(len(attention)))
 
-    def add(self, label: str, params: Params, masked: bool) -> None:
-        """Samples every picture, with the mask or plainly, from the same noise."""
+    def add(self, label: str, params: Params, masked: bool, seed: int | None = None) -> None:
+        """Samples every picture, with the mask or plainly, from the same noise.
+
+        seed: of the noise, in place of the configuration's.
+        """
         if masked not in self.samplers:
             yoda: Yoda = dataclasses.replace(self.yoda, masked=masked)
-            self.samplers[masked] = BatchSampler(yoda, self.mesh, self.config.seed)
+            self.samplers[masked] = BatchSampler(yoda, self.mesh)
         sampler, started = self.samplers[masked], time.time()
         batches = -(-len(self.indices) // self.config.eval.batch_size)
         done, last_report = 0, started
@@ -115,7 +115,8 @@ class Evaluation:
             nonlocal done
             inputs = {"lr": rows["lr"], "attention": rows["attention"]}
             records = np.array([self.indices[i] for i in ids])
-            pictures = sampler(params, records, inputs, progress)
+            pictures = sampler(params, records, inputs, self.config.seed if seed is None else seed,
+                               progress)  # fmt: skip
             done += 1
             return pictures
 
@@ -207,13 +208,7 @@ class Evaluation:
 
     def _sheet(self):
         rows = stack(self.shown["inputs"])
-        attention = jnp.asarray(rows["attention"], jnp.float32) / 255
-        masks = {
-            f"M({t:g}T)": np.asarray(
-                area_mask(attention, jnp.full(len(attention), t), self.config.mask.lower_bound)
-            ).astype(np.uint8) * 255
-            for t in _MASK_TIMES
-        }  # fmt: skip
+        masks = summary.mask_columns(rows["attention"], self.config.mask.lower_bound)
         methods = {label: self.shown[label] for label in self.shown if label != "inputs"}
         first, *others = methods
         columns = {

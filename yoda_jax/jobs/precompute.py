@@ -1,24 +1,20 @@
 """precompute: pictures -> records with attention, shared out over processes, resumable."""
 
-import concurrent.futures
+import itertools
 import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from yoda_jax.attention.classical import classical_heads
-from yoda_jax.data.batches import cut
-from yoda_jax.data.examples import Heads, Preparation, examples
+from yoda_jax.data.examples import Prepared, examples, prepare
 from yoda_jax.data.photos import BadPicture, Files, Load, Source, hold_out, open_source
 from yoda_jax.data.records import (
-    Records,
     read_index,
     read_manifest,
     shard_path,
@@ -26,27 +22,28 @@ from yoda_jax.data.records import (
     write_shard,
 )
 from yoda_jax.errors import UserError
-from yoda_jax.jobs import build
+from yoda_jax.jobs import build, summary, validation
+from yoda_jax.prefetch import prefetch
 
-_SUMMARISED = 256  # examples whose diffused fraction is looked at
+_LOG_SECONDS = 10
 
 
 def run(config: ConfigDict, workdir: str, splits: Sequence[str] = ("train", "eval")) -> None:
     """Writes what is missing of the training and evaluation records, and says what there is."""
-    build.require_source(config)
+    validation.require_source(config)
     wanted = {split: build.record_folder(config, workdir, split) for split in splits}
     settings = {split: _settings(config, split) for split in wanted}
     done = {split: _complete(wanted[split], settings[split]) for split in wanted}
     if all(manifest is not None for manifest in done.values()):
         for split in done:
-            _summarise(config, split, wanted[split], "already complete")
+            summary.report(config, split, wanted[split], "already complete")
         return
-    sources = _sources(config)
+    sources, attention = _sources(config), build.attention(config)
     # Complete ones first. Held-out pictures are drawn from those of training: where these have
     # changed since, both splits have to follow, or one picture ends up in both.
     for split in sorted(done, key=lambda split: done[split] is None):
         if done[split] is None or not config.data.eval:
-            _write_split(config, split, sources[split], wanted[split], settings[split])
+            _write_split(config, split, sources[split], wanted[split], settings[split], attention)
 
 
 def _settings(config: ConfigDict, split: str) -> dict:
@@ -64,7 +61,7 @@ def _settings(config: ConfigDict, split: str) -> dict:
         "data.pictures_per_shard": data.pictures_per_shard,
         "attention.source": attention.source,
         "attention.input_size": attention.input_size,
-        "attention.cell": attention.cell,
+        **build.attention_settings(config),
     }
     if data.eval:  # then neither split depends on the other's source
         del settings["data.eval" if split == "train" else "data.train"]
@@ -72,7 +69,11 @@ def _settings(config: ConfigDict, split: str) -> dict:
 
 
 def _compare(where: object, found: dict, expected: dict) -> None:
-    different = [k for k in expected.keys() | found.keys() if found.get(k) != expected.get(k)]
+    """Raises UserError for a setting that differs; one that is expected as None is not known."""
+    different = [
+        k for k in expected.keys() | found.keys()
+        if expected.get(k, ...) is not None and found.get(k) != expected.get(k)
+    ]  # fmt: skip
     if different:
         name = min(different)
         raise UserError(
@@ -100,49 +101,36 @@ def _sources(config: ConfigDict) -> dict[str, Source]:
     return {"train": rest, "eval": held_out}
 
 
-def _heads(config: ConfigDict) -> Heads:
-    name, cell = config.attention.source, config.attention.cell
-
-    def heads(picture: np.ndarray) -> np.ndarray:
-        height, width = picture.shape[:2]
-        return classical_heads(name, picture, (max(height // cell, 1), max(width // cell, 1)))
-
-    return heads
-
-
 def _write_split(
-    config: ConfigDict, split: str, source: Source, folder: Path, settings: dict
+    config: ConfigDict,
+    split: str,
+    source: Source,
+    folder: Path,
+    settings: dict,
+    attention: build.Attention,
 ) -> None:
     root = epath.Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     per_shard = config.data.pictures_per_shard
     shards = -(-len(source) // per_shard)
-    preparation, heads = build.preparation(config), _heads(config)
-    mine = range(jax.process_index(), shards, jax.process_count())
-    started, pictures = time.time(), 0
-    for shard in mine:
-        path = shard_path(root, shard, shards)
+    missing = []
+    for shard in range(jax.process_index(), shards, jax.process_count()):
         start, stop = shard * per_shard, min((shard + 1) * per_shard, len(source))
-        index = read_index(path)
-        made_of = _made_of(source, start, stop)
+        index, made_of = read_index(shard_path(root, shard, shards)), _made_of(source, start, stop)
         if index is not None:
-            _compare(path, index["settings"], settings)
-            if index["made_of"] == made_of:
-                continue
+            _compare(shard_path(root, shard, shards), index["settings"], settings)
+        if index is None or index["made_of"] != made_of:
+            missing.append((shard, start, stop, made_of))
+    progress = _Progress(split, sum(stop - start for _, start, stop, _ in missing))
+    for shard, start, stop, made_of in missing:
         notes = {"settings": settings, "made_of": made_of, "pictures": stop - start,
                  "skipped": []}  # fmt: skip
+        pictures = map(progress.count, source.read(start, stop))
         write_shard(
-            path,
-            _shard_examples(config, source.read(start, stop), preparation, heads, notes),
+            shard_path(root, shard, shards),
+            _shard_examples(config, pictures, attention, notes),
             notes,
         )
-        pictures += stop - start
-        rate = pictures / (time.time() - started)
-        left = sum(min(per_shard, len(source) - s * per_shard) for s in mine if s > shard)
-        logging.info(
-            "%s: shard %d of %d written, %.1f pictures/s, %.0f s left",
-            split, shard + 1, shards, rate, left / rate,
-        )  # fmt: skip
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"records of {split} written")
     if jax.process_index() == 0:
@@ -155,9 +143,30 @@ def _write_split(
                 f"and delete {root}."
             )
         write_manifest(root, shards, manifest)
-        _summarise(config, split, folder, "written")
+        summary.report(config, split, folder, "written")
+        summary.write_sheet(config, folder)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"manifest of {split} written")
+
+
+class _Progress:
+    """Logs pictures per second and the time left every ten seconds."""
+
+    def __init__(self, split: str, pictures: int) -> None:
+        self._split, self._pictures, self._done = split, pictures, 0
+        self._started = self._last = time.time()
+
+    def count(self, picture: tuple[str, Load]) -> tuple[str, Load]:
+        """Passes a picture on."""
+        now = time.time()
+        if self._done and now - self._last > _LOG_SECONDS:
+            self._last, rate = now, self._done / (now - self._started)
+            logging.info(
+                "%s: %d of %d pictures, %.1f pictures/s, %.0f s left", self._split, self._done,
+                self._pictures, rate, (self._pictures - self._done) / rate,
+            )  # fmt: skip
+        self._done += 1
+        return picture
 
 
 def _made_of(source: Source, start: int, stop: int) -> int:
@@ -173,38 +182,33 @@ def _made_of(source: Source, start: int, stop: int) -> int:
 def _shard_examples(
     config: ConfigDict,
     pictures: Iterator[tuple[str, Load]],
-    preparation: Preparation,
-    heads: Heads,
+    attention: build.Attention,
     notes: dict,
 ) -> Iterator[dict]:
-    """The examples of a shard in order, pictures prepared in threads a few ahead."""
+    """The examples of a shard in order: threads prepare pictures, the attention's devices follow,
+    and whoever takes the examples writes meanwhile.
+    """
+    preparation = build.preparation(config, attention.stride)
 
-    def prepare(picture: tuple[str, Load]) -> list[dict] | BadPicture:
+    def prepared(picture: tuple[str, Load]) -> Prepared | BadPicture:
         name, load = picture
         try:
-            return list(examples(name, load(), preparation, heads))
+            return prepare(name, load(), preparation)
         except BadPicture as bad:
             return bad
 
-    threads = config.data.threads
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        pending: list[concurrent.futures.Future] = []
-
-        def next_result() -> list[dict]:
-            result = pending.pop(0).result()
-            if isinstance(result, BadPicture):
-                if config.data.on_bad == "stop":
-                    raise result
+    def good() -> Iterator[Prepared]:
+        for result in prefetch(prepared, pictures, config.data.threads):
+            if not isinstance(result, BadPicture):
+                yield result
+            elif config.data.on_bad == "stop":
+                raise result
+            else:
                 notes["skipped"].append(str(result))
-                return []
-            return result
 
-        for picture in pictures:
-            pending.append(pool.submit(prepare, picture))
-            if len(pending) > 2 * threads:
-                yield from next_result()
-        while pending:
-            yield from next_result()
+    whole, looked_at = itertools.tee(good())
+    for picture, heads in zip(whole, attention(p.input for p in looked_at), strict=True):
+        yield from examples(picture, heads, preparation)
 
 
 def _manifest(settings: dict, indices: list[dict]) -> dict:
@@ -214,29 +218,3 @@ def _manifest(settings: dict, indices: list[dict]) -> dict:
         "skipped": [s for index in indices for s in index["skipped"]],
         "examples": sum(len(index["offsets"]) for index in indices),
     }
-
-
-def diffused_fractions(config: ConfigDict, records: Records) -> np.ndarray:
-    """E[min(1, A + l)] of at most 256 examples spread over the records, with today's settings."""
-    count = min(len(records), _SUMMARISED)
-    attention, mask = config.attention, config.mask
-    rows = (
-        cut(records[int((i + 0.5) * len(records) / count)], attention.aggregate,
-            attention.normalise_heads)
-        for i in range(count)
-    )  # fmt: skip
-    return np.array([np.minimum(r["attention"] / 255 + mask.lower_bound, 1).mean() for r in rows])
-
-
-def _summarise(config: ConfigDict, split: str, folder: Path, how: str) -> None:
-    records = Records(folder)
-    manifest, fractions = records.manifest, diffused_fractions(config, records)
-    p10, p50, p90 = np.percentile(fractions, [10, 50, 90])
-    logging.info(
-        "%s records %s in %s: %d examples of %d pictures, %d skipped; diffused fraction at l=%g "
-        "(%d examples): mean %.3f, p10 %.3f, p50 %.3f, p90 %.3f",
-        split, how, folder, manifest["examples"], manifest["pictures"], len(manifest["skipped"]),
-        config.mask.lower_bound, len(fractions), fractions.mean(), p10, p50, p90,
-    )  # fmt: skip
-    for skipped in manifest["skipped"]:
-        logging.warning("skipped: %s", skipped)

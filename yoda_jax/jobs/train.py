@@ -11,11 +11,12 @@ from clu import metric_writers, parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from yoda_jax.data.batches import Batches, prefetch, whole
+from yoda_jax.data.batches import Batches, whole
 from yoda_jax.data.records import Records
 from yoda_jax.evaluation.report import picture_grid
-from yoda_jax.jobs import build, evaluate, precompute
+from yoda_jax.jobs import build, evaluate, precompute, validation
 from yoda_jax.jobs.progress import Progress
+from yoda_jax.prefetch import prefetch
 from yoda_jax.sampling import BatchSampler
 from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
@@ -86,7 +87,7 @@ def fit(config: ConfigDict, workdir: str) -> None:
     with Checkpoints(folder, config.train.keep_checkpoints) as checkpoints:
         first = checkpoints.latest() or 0
         if first:
-            build.check_trained_with(config, checkpoints.config(), workdir, training=True)
+            validation.check_trained_with(config, checkpoints.config(), workdir, training=True)
         if first >= config.train.steps:
             logging.info("%s has its %d steps already", workdir, first)
             return
@@ -137,16 +138,16 @@ class _GridWriter:
         # As many as asked, rounded up to what the devices share out.
         count = -(-config.train.sample_pictures // mesh.size) * mesh.size
         local = np.array_split(np.arange(count), jax.process_count())[jax.process_index()]
-        self.ids = local
+        self.ids, self.seed = local, config.seed
         self.rows = whole(
             records, [int(i) % len(records) for i in local], config.attention.aggregate,
             config.attention.normalise_heads,
         )  # fmt: skip
-        self.sampler = BatchSampler(yoda, mesh, config.seed)
+        self.sampler = BatchSampler(yoda, mesh)
 
     def write(self, step: int, state: TrainState) -> None:
         inputs = {key: self.rows[key] for key in ("lr", "attention")}
-        pictures = self.sampler(state.eval_params, self.ids, inputs)
+        pictures = self.sampler(state.eval_params, self.ids, inputs, self.seed)
         grid = picture_grid({**self.rows, "sr": pictures})
         self.writer.write_images(step, {"samples": grid[None]})
 

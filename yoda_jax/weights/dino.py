@@ -1,0 +1,152 @@
+"""Checkpoints of DINO and DINOv2 backbones to parameters of `models.vit` and `models.resnet`.
+
+Read are backbone files and full training checkpoints of github.com/facebookresearch/dino,
+backbones of facebookresearch/dinov2, torchvision's ResNet-50, and DINOv2 under the names of
+Hugging Face's Dinov2Model.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from yoda_jax.errors import UserError
+from yoda_jax.models.resnet import ResNet
+from yoda_jax.models.vit import VisionTransformer
+from yoda_jax.weights.onnx_file import read_onnx
+from yoda_jax.weights.tensor_file import read_tensors
+
+_SMALL = dict(features=384, depth=12, heads=6)
+_BASE = dict(features=768, depth=12, heads=12)
+BACKBONES: dict[str, VisionTransformer | ResNet] = {
+    "dino_vits8": VisionTransformer(patch=8, grid=28, **_SMALL),
+    "dino_vits16": VisionTransformer(patch=16, grid=14, **_SMALL),
+    "dino_vitb8": VisionTransformer(patch=8, grid=28, **_BASE),
+    "dino_resnet50": ResNet(),
+    "dinov2_vits14": VisionTransformer(patch=14, grid=37, layer_scale=True, **_SMALL),
+    "dinov2_vitb14": VisionTransformer(patch=14, grid=37, layer_scale=True, **_BASE),
+}
+
+# Hugging Face's name -> the official one.
+_HUGGING_FACE = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.mask_token": "mask_token",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "encoder.layer": "blocks",
+    "attention.output.dense": "attn.proj",
+    "attention.attention": "attn",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+    "layernorm": "norm",
+}
+# Our layer -> the official one, within a block and outside.
+_VIT = {
+    "patch_embedding": "patch_embed.proj", "class_token": "cls_token", "positions": "pos_embed",
+    "query": "attn.query", "key": "attn.key", "value": "attn.value", "out": "attn.proj",
+    "mlp1": "mlp.fc1", "mlp2": "mlp.fc2", "scale1": "ls1.gamma", "scale2": "ls2.gamma",
+}  # fmt: skip
+_RESNET = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean",
+           "variance": "running_var"}  # fmt: skip
+# Entries of other parts than the backbone: heads, masked-image modelling, decoders, counters.
+_OTHER_PARTS = re.compile(r"(head|decoder|fc|classifier)\.|mask_token$|.*\.num_batches_tracked$")
+
+
+def load_backbone(
+    name: str, path: str | os.PathLike
+) -> tuple[VisionTransformer | ResNet, dict[str, jax.Array]]:
+    """The network called `name` of BACKBONES and its parameters from a file of its weights.
+
+    .pth, .safetensors, .npz, or .onnx. Raises UserError where the file cannot be read or an entry
+    is missing, left over or misshapen, naming the first five: nothing loads partly.
+    """
+    onnx = os.fspath(path).endswith(".onnx")
+    entries = backbone_entries(read_onnx(path) if onnx else read_tensors(path))
+    network = BACKBONES[name]
+    if isinstance(network, VisionTransformer):
+        if any(key.startswith("encoder.layer.") for key in entries):
+            # Hugging Face's port interpolates to the size itself, without the tenth of a patch.
+            network = dataclasses.replace(network, offset=0.0)
+        entries = official_names(entries)
+        side = network.patch * network.grid
+    else:
+        side = 32
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, side, side, 3), "f"))
+    return network, from_reference(f"{os.fspath(path)} and {name}", entries, shapes["params"])
+
+
+def backbone_entries(tensors: Mapping) -> dict[str, np.ndarray]:
+    """The backbone's own entries of a file: the teacher's, without prefixes and other parts."""
+    for wrapper in ("teacher", "state_dict", "model"):
+        if isinstance(tensors.get(wrapper), Mapping):
+            tensors = tensors[wrapper]
+    entries = {}
+    for name, value in tensors.items():
+        for prefix in ("module.", "backbone.", "dinov2."):
+            name = name.removeprefix(prefix)
+        if not _OTHER_PARTS.match(name):
+            entries[name] = value
+    return entries
+
+
+def official_names(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Entries under the official names with query, key and value apart; others stay as they are."""
+    renamed = {}
+    for name, value in entries.items():
+        if name.startswith(("embeddings.", "encoder.", "layernorm.")):
+            for theirs, official in _HUGGING_FACE.items():
+                name = re.sub(rf"(^|\.){re.escape(theirs)}(?=\.|$)", rf"\g<1>{official}", name)
+        parts = name.partition(".qkv.")
+        if parts[1] and len(value) % 3 == 0:
+            for part, third in zip(("query", "key", "value"), np.split(value, 3), strict=True):
+                renamed[f"{parts[0]}.{part}.{parts[2]}"] = third
+        else:
+            renamed[name] = value
+    return renamed
+
+
+def reference_names(params: Mapping) -> dict[tuple[str, ...], str]:
+    """The official entry of each of our parameters (a nested path), query, key and value apart."""
+    names = {}
+    for path in flatten_dict(params):
+        layers = [_VIT.get(part) or _RESNET.get(part) or part for part in path]
+        layers[-1] = _LEAVES.get(layers[-1], layers[-1])
+        # blocks_3 -> blocks.3 and layer1_block0 -> layer1.0
+        names[path] = re.sub(r"_block(?=\d)|(?<=blocks)_", ".", ".".join(layers))
+    return names
+
+
+def from_reference(what: str, entries: Mapping[str, np.ndarray], params: Mapping) -> dict:
+    """Our parameters from entries under the official names; params gives the expected shapes.
+
+    `what` says in the error what does not fit. Raises UserError naming the first five entries that
+    are missing, left over or misshapen.
+    """
+    names, shapes = reference_names(params), flatten_dict(params)
+    wrong = [f"{name} is missing" for name in names.values() if name not in entries]
+    wrong += [f"{name} is unknown" for name in entries if name not in set(names.values())]
+    loaded = {}
+    for path, name in names.items():
+        if name not in entries:
+            continue
+        value = np.asarray(entries[name])
+        axes = {4: (2, 3, 1, 0), 2: (1, 0)}  # (out, in, h, w) and (out, in), channels last
+        turned = value.transpose(axes[value.ndim]) if path[-1] == "kernel" else value
+        if turned.ndim == 4 and len(shapes[path].shape) == 2:  # a convolution over patches
+            turned = turned.reshape(-1, turned.shape[-1])
+        elif path[-1] != "kernel":  # ones in front: (1, 1, C)
+            turned = turned.reshape(turned.shape[-len(shapes[path].shape) :])
+        if turned.shape != shapes[path].shape:
+            wrong.append(f"{name} has the shape {value.shape}, not that of {shapes[path].shape}")
+        loaded[path] = turned
+    if wrong:
+        raise UserError(
+            f"{what} do not fit in {len(wrong)} places: {'; '.join(wrong[:5])}; choose the "
+            "attention.source that the file was made for."
+        )
+    return unflatten_dict(loaded)
