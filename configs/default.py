@@ -11,7 +11,8 @@ def get_config() -> ConfigDict:
     c.seed = 0  # of parameters, data order, noise and samples
 
     c.data = ConfigDict()
-    c.data.train = ""  # folder:PATH, tfds:NAME[/CONFIG][:SPLIT], samples:photos[/train|/test]
+    # folder:PATH[,PATH...], tfds:NAME[/CONFIG][:SPLIT], samples:photos[/train|/test]
+    c.data.train = ""
     c.data.eval = ""  # the same forms; empty: hold out pictures of data.train
     c.data.holdout = 16  # pictures held out of data.train where data.eval is empty
     c.data.tfds_dir = ""  # where TFDS keeps its data sets; empty: its default

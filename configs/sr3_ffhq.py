@@ -11,7 +11,7 @@ implementation reports for 16_128, trained on FFHQ and tested on CelebA-HQ: PSNR
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import data_sets, default
 
 VARIANTS = {
     "16_64": dict(multipliers=(1, 2, 4, 8), blocks=2, attention_resolutions=(16,), groups=32),
@@ -23,15 +23,20 @@ VARIANTS = {
 
 def get_config(variant: str = "16_128") -> ConfigDict:
     """The configuration of a variant, named LR size _ HR size."""
-    if variant not in VARIANTS:
-        raise ValueError(f"sr3_ffhq.py has the variants {', '.join(VARIANTS)}, found {variant!r}.")
-    lr_size, hr_size = (int(size) for size in variant.split("_"))
     c = default.get_config()
+    data_sets.ffhq(c)
+    faces(c, variant)
     c.workdir = f"runs/sr3_ffhq_{variant}"
-    c.data.holdout = 512
+    return c
+
+
+def faces(c: ConfigDict, variant: str) -> None:
+    """Sizes, network and training of a variant, on whichever faces the configuration has."""
+    if variant not in VARIANTS:
+        raise ValueError(f"SR3 of faces has the variants {', '.join(VARIANTS)}, found {variant!r}.")
+    lr_size, hr_size = (int(size) for size in variant.split("_"))
     c.data.hr_size = c.data.stride = hr_size
     c.data.scale = hr_size // lr_size
-    c.attention.input_size = hr_size
     c.model.update(VARIANTS[variant])
     if lr_size == 16:
         c.model.dropout = 0.2
@@ -39,4 +44,3 @@ def get_config(variant: str = "16_128") -> ConfigDict:
         c.train.batch_size = 64
         c.eval.batch_size = 8
         c.train.learning_rate = 3e-6
-    return c

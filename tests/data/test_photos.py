@@ -3,6 +3,8 @@
 import io
 import subprocess
 import sys
+from itertools import permutations
+from pathlib import Path, PurePosixPath
 from zlib import crc32
 
 import numpy as np
@@ -48,6 +50,100 @@ def test_folder_lists_pictures_below_it(folder):
         assert load().shape == PHOTO.shape
 
 
+def photo(index):
+    """The photograph rolled by some rows, so that each index shows another picture."""
+    return np.roll(PHOTO, index, axis=0)
+
+
+def album(root, *names):
+    """Saves photo(0), photo(1), ... under these names below root."""
+    for index, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo(index)).save(root / name)
+    return root
+
+
+def several(root, *folders):
+    return "folder:" + ",".join(f"{root}/{folder}" for folder in folders)
+
+
+def test_pictures_of_several_folders_are_told_apart_by_a_prefix(tmp_path):
+    root = album(tmp_path, "B/HR/0001.png", "B/HR/sub/1.png", "A/train/0001.png", "C/HR_x/0001.png")
+    source = open_source(several(root, "B/HR", "A/train", "C/HR_x/"))
+    assert source.spec == several(root, "B/HR", "A/train", "C/HR_x/")
+    assert names_of(source) == ["HR/0001.png", "HR/sub/1.png", "HR_x/0001.png", "train/0001.png"]
+    for (_, load), index in zip(source.read(0, 4), (0, 1, 3, 2), strict=True):
+        np.testing.assert_array_equal(load(), photo(index))
+
+
+def test_prefixes_are_as_long_as_needed_to_be_told_apart(tmp_path, monkeypatch):
+    root = album(tmp_path, "u/a/HR/1.png", "u/b/HR/1.png", "v/LR/1.png", "w/a/1.png", "w/a/HR.png")
+    found = open_source(several(root, "u/a/HR", "u/b/HR", "v/LR"))
+    assert names_of(found) == ["LR/1.png", "a/HR/1.png", "b/HR/1.png"]
+    # A prefix "a" of w/a could not be told from the beginning of a/HR.
+    found = open_source(several(root, "u/a/HR", "u/b/HR", "w/a"))
+    assert names_of(found) == ["a/HR/1.png", "b/HR/1.png", "w/a/1.png", "w/a/HR.png"]
+    monkeypatch.chdir(root / "v/LR")
+    assert names_of(open_source("folder:.,../../w/a/..")) == ["LR/1.png", "w/a/1.png", "w/a/HR.png"]
+
+
+PARTS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(PARTS, min_size=2, max_size=6))
+def test_no_prefix_begins_another(paths):
+    roots = [Path("/", *parts) for parts in paths]
+    if any(a.is_relative_to(b) for a, b in permutations(roots, 2)):
+        with pytest.raises(UserError, match="share no picture"):
+            photos._prefixes("folder:x", roots)
+        return
+    prefixes = [PurePosixPath(prefix) for prefix in photos._prefixes("folder:x", roots)]
+    for root, prefix in zip(roots, prefixes, strict=True):
+        assert root.parts[-len(prefix.parts) :] == prefix.parts
+        alone = [path.name for path in roots].count(root.name) == 1
+        begins = any(root.name in path.parts[:-1] for path in roots)
+        assert len(prefix.parts) == 1 or not alone or begins
+    assert not any(a.is_relative_to(b) for a, b in permutations(prefixes, 2))
+
+
+def test_names_and_hold_out_do_not_depend_on_where_the_folders_lie(tmp_path):
+    names = [f"set{k}/HR/{index:04d}.png" for k in (1, 2) for index in range(6)]
+    album(tmp_path / "here", *names)
+    sources = [open_source(several(tmp_path / "here", "set1/HR", "set2/HR"))]
+    (tmp_path / "far").mkdir()
+    (tmp_path / "here").rename(tmp_path / "far/away")
+    sources.append(open_source(several(tmp_path / "far/away", "set2/HR", "set1/HR")))
+    assert names_of(sources[0]) == names_of(sources[1]) == names
+    splits = [hold_out(source, 5) for source in sources]
+    assert [[names_of(part) for part in split] for split in splits][0] == [
+        names_of(part) for part in splits[1]
+    ]
+    rest, held = splits[1]
+    assert len(held) == 5 and sorted(names_of(rest) + names_of(held)) == names
+    (tmp_path / "far/away" / names_of(rest)[0]).unlink()
+    fewer = open_source(several(tmp_path / "far/away", "set1/HR", "set2/HR"))
+    assert names_of(hold_out(fewer, 5)[1]) == names_of(held)
+
+
+def test_linked_folder_keeps_the_name_of_the_link(tmp_path):
+    root = album(tmp_path, "store/83f1/1.png", "store/9a02/1.png")
+    (root / "HR").symlink_to(root / "store/83f1")
+    assert names_of(open_source(several(root, "HR", "store/9a02"))) == ["9a02/1.png", "HR/1.png"]
+    with pytest.raises(UserError, match="found .*/HR the same as .*/store/83f1; leave one"):
+        open_source(several(root, "HR", "store/83f1"))
+    with pytest.raises(UserError, match="found .*/HR inside .*/store; leave one"):
+        open_source(several(root, "HR", "store"))
+
+
+def test_folder_with_commas_in_its_name(tmp_path):
+    root = album(tmp_path, "Paris, 2019/1.png", "Paris/2.png", "x, y,/3.png")
+    assert names_of(open_source(f"folder:{root}/Paris, 2019")) == ["1.png"]
+    assert names_of(open_source(f"folder:{root}/x, y,")) == ["3.png"]
+    with pytest.raises(UserError, match="found nothing at  2019"):
+        open_source(f"folder:{root}/Paris, 2019,{root}/Paris")
+
+
 def test_ranges_tile_the_whole(folder):
     source = open_source(f"folder:{folder[0]}")
     parts = [name for start in (0, 3, 6) for name, _ in source.read(start, start + 3)]
@@ -87,18 +183,22 @@ def test_missing_sample_names_package_and_file(monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("/photos", "folder:PATH, tfds:NAME.*, found '/photos'"),
+        ("/photos", r"folder:PATH\[,PATH...\], tfds:NAME.*, found '/photos'"),
         ("gs:bucket", "found 'gs:bucket'"),
         ("folder:", "found 'folder:'"),
         ("samples:faces", "one of photos, photos/train, photos/test, found 'samples:faces'"),
         ("folder:{root}/gone", "folder of pictures, found nothing at .*/gone"),
         ("folder:{root}/b.png", "folder of pictures, found a file at .*/b.png"),
         ("folder:{root}/.thumbs/empty", "must hold pictures .* found none"),
+        ("folder:{root}/a,{root}/gone", "folder of pictures, found nothing at [^,]*/gone"),
+        ("folder:{root}/b.png,{root}/a", "folder of pictures, found a file at [^,]*/b.png"),
+        ("folder:{root}/a,{root}/.thumbs/empty", "folder [^,]*/empty must hold .* found none"),
+        ("folder:{root}/a,", "must name a folder beside each comma, found an empty name"),
+        ("folder:,{root}/a", "must name a folder beside each comma, found an empty name"),
+        ("folder:{root}/a,{root}/a/b/..", "found .*/a the same as .*/a/b/..; leave one"),
+        ("folder:{root}/a/b,{root}", "found .*/a/b inside .*; leave one of them out"),
         ("tfds:no_such_set_anywhere", "must name a TFDS data set"),
-        (
-            "tfds:mnist",
-            "mnist is not prepared in .*: ?.*`tfds build mnist --data_dir=|not prepared",
-        ),
+        ("tfds:mnist", "mnist is not prepared in .*, run `python -c .*mnist.* first"),
     ],
 )
 def test_mistakes_are_one_sentence(spec, said, folder, tmp_path):

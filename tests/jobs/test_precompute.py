@@ -19,7 +19,6 @@ from skimage import data
 from sklearn.datasets import load_sample_image
 
 from configs import default
-from yoda_jax.data.batches import whole
 from yoda_jax.data.degrade import fit
 from yoda_jax.data.photos import BadPicture
 from yoda_jax.data.records import Records

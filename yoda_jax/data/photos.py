@@ -1,10 +1,11 @@
-"""Where pictures come from: a folder, a prepared TFDS data set or the sample photographs."""
+"""Where pictures come from: folders, a prepared TFDS data set or the sample photographs."""
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Self
 from zlib import crc32
@@ -106,17 +107,18 @@ Source = Files | TfdsSplit
 
 
 def open_source(spec: str, data_dir: str | None = None) -> Source:
-    """Opens `folder:PATH`, `tfds:NAME[/CONFIG][:SPLIT]` or `samples:photos[/train|/test]`.
+    """Opens pictures named by one line.
 
+    That is `folder:PATH[,PATH...]`, `tfds:NAME[/CONFIG][:SPLIT]` or `samples:photos[/train|/test]`.
     `data_dir` is where TFDS data sets were prepared (default: TFDS's own); nothing is downloaded.
-    Raises `UserError` where the form is unknown or there are no such pictures.
+    Raises `UserError` where the form is unknown, there are no such pictures, or folders overlap.
     """
     kind, _, rest = spec.partition(":")
     tfds = partial(_open_tfds, data_dir=data_dir)
-    openers = {"folder": _open_folder, "tfds": tfds, "samples": _open_samples}
+    openers = {"folder": _open_folders, "tfds": tfds, "samples": _open_samples}
     if kind not in openers or not rest:
         raise UserError(
-            "data source must be folder:PATH, tfds:NAME[/CONFIG][:SPLIT] or "
+            "data source must be folder:PATH[,PATH...], tfds:NAME[/CONFIG][:SPLIT] or "
             f"samples:photos[/train|/test], found {spec!r}."
         )
     return openers[kind](spec, rest)
@@ -140,9 +142,26 @@ def hold_out(source: Source, count: int) -> tuple[Source, Source]:
     )
 
 
-def _open_folder(spec: str, path: str) -> Files:
-    """Pictures below a folder by relative POSIX path; links to folders are not followed."""
-    root = Path(path).expanduser()
+def _open_folders(spec: str, rest: str) -> Files:
+    """Pictures below folders by relative POSIX path, of several folders behind a prefix each."""
+    # A folder's own name may hold commas.
+    paths = [rest] if os.path.exists(os.path.expanduser(rest)) else rest.split(",")
+    if not all(paths):
+        raise UserError(f"{spec!r} must name a folder beside each comma, found an empty name.")
+    roots = [Path(path).expanduser() for path in paths]
+    pictures = [_pictures(spec, root) for root in roots]
+    if len(roots) == 1:
+        return Files(spec, tuple(sorted(pictures[0])))
+    files = [
+        (f"{prefix}/{name}", path)
+        for prefix, found in zip(_prefixes(spec, roots), pictures, strict=True)
+        for name, path in found
+    ]
+    return Files(spec, tuple(sorted(files)))
+
+
+def _pictures(spec: str, root: Path) -> list[tuple[str, str]]:
+    """(relative POSIX path, path) of the pictures below a folder; links to folders are left out."""
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
         raise UserError(f"{spec!r} must name a folder of pictures, found {found} at {root}.")
@@ -156,7 +175,33 @@ def _open_folder(spec: str, path: str) -> Files:
     if not files:
         kinds = " ".join(EXTENSIONS)
         raise UserError(f"folder {root} must hold pictures ({kinds}) at any depth, found none.")
-    return Files(spec, tuple(sorted(files)))
+    return files
+
+
+def _prefixes(spec: str, roots: list[Path]) -> list[str]:
+    """The shortest tail of each path (POSIX) that neither equals nor begins another's tail.
+
+    Hence no two pictures share a name, whatever the folders hold. Raises `UserError` where a folder
+    is named twice or lies inside another.
+    """
+    written = [Path(os.path.abspath(root)) for root in roots]  # links keep their names here
+    pairs = list(permutations(range(len(roots)), 2))
+    for form in ([root.resolve() for root in roots], written):
+        for inner, outer in pairs:
+            if form[inner].is_relative_to(form[outer]):
+                how = "the same as" if form[inner] == form[outer] else "inside"
+                raise UserError(
+                    f"{spec!r} must name folders that share no picture, found {roots[inner]} {how} "
+                    f"{roots[outer]}; leave one of them out."
+                )
+    lengths = [1] * len(roots)
+    while True:
+        tails = [path.parts[-length:] for path, length in zip(written, lengths, strict=True)]
+        unclear = {i for i, j in pairs if tails[j][: len(tails[i])] == tails[i]}
+        if not unclear:
+            return [Path(*tail).as_posix() for tail in tails]
+        for i in unclear:
+            lengths[i] += 1
 
 
 def _open_samples(spec: str, subset: str) -> Files:
@@ -186,9 +231,11 @@ def _open_tfds(spec: str, rest: str, data_dir: str | None) -> TfdsSplit:
         why = str(error).strip().partition("\n")[0]
         raise UserError(f"{spec!r} must name a TFDS data set and configuration: {why}") from error
     if not builder.is_prepared():
+        # Not the program `tfds build`: it does not start without Apache Beam.
         raise UserError(
-            f"TFDS data set {name} is not prepared in {builder.data_dir}, run "
-            f"`tfds build {name} --data_dir={builder.data_dir_root}` first."
+            f'TFDS data set {name} is not prepared in {builder.data_dir}, run `python -c "import '
+            f"tensorflow_datasets as tfds; tfds.builder({name!r}, "
+            f'data_dir={str(builder.data_dir_root)!r}).download_and_prepare()"` first.'
         )
     splits, features = builder.info.splits, builder.info.features
     if split not in list(splits):

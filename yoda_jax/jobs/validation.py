@@ -11,8 +11,8 @@ from yoda_jax.jobs import build
 from yoda_jax.weights.dino import BACKBONES
 
 _LAYOUT = (
-    "expected folder:PATH with PNG, JPEG, WebP, BMP or TIFF pictures anywhere below PATH, "
-    "tfds:NAME or samples:photos"
+    "expected folder:PATH[,PATH...] with PNG, JPEG, WebP, BMP or TIFF pictures anywhere "
+    "below, tfds:NAME or samples:photos"
 )
 _CHOICES = {
     "data.crop": ("fit", "tiles"),
