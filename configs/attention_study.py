@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from configs import default
 
+# Trained with their masks: the best as they came out of the stage `sampler`, and controls.
+TRAINED = ("DINOv2 max", "DINOv2 max of normalised", "edges", "entropy", "random")
 # Label -> the fields of a source of attention.
 MAPS = {
     "DINOv2 max": {},
@@ -66,6 +68,7 @@ def get_config(stage: str = "sampler") -> ConfigDict:
     else:
         c.train.steps = 1000
         c.train.ema_decay = 0.995
+        c.study.arms = trained_arms()
         c.study.train_seeds = 3
     return c
 
@@ -79,3 +82,8 @@ def sampled_arms() -> tuple[tuple[str, dict, dict], ...]:
         as_is = {"mask.enabled": True, "study.diffused": 0.0, **fields}
         arms.append((f"{label}, l = .05", BASE, as_is))
     return tuple(arms)
+
+
+def trained_arms() -> tuple[tuple[str, dict, dict], ...]:
+    """Trained and sampled with the mask of a map, and without."""
+    return (("uniform (no mask)", BASE, {}), *((label, MAPS[label], {}) for label in TRAINED))
