@@ -46,3 +46,13 @@ def sinusoidal(
     exponents = jnp.arange(half, dtype=jnp.float32) * (last_frequency_exponent / (half - 1))
     angles = values.astype(jnp.float32)[:, None] * jnp.exp(-jnp.log(1e4) * exponents)[None]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def mish(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """x tanh(log(1 + exp x)), with one exponential: tanh(log(1 + e)) = n / (n + 2), n = e (e + 2).
+
+    Source: Misra 2019. Above 20 it is x to the last bit, and e would overflow.
+    """
+    e = jnp.exp(jnp.minimum(x, 20))
+    n = e * (e + 2)
+    return x * (n / (n + 2))

@@ -1,6 +1,7 @@
 """Convolutions that are as fast on a CPU as on an accelerator; equal to the plain ones."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -9,6 +10,11 @@ from jaxtyping import Array, Float
 
 Initializer = Callable[..., Array]
 Convolution = Callable[[Array, Array], Array]
+Padding = Literal["zeros", "reflect"]
+
+
+# PyTorch's default for convolutions and dense layers: uniform within 1 / sqrt(fan in).
+uniform_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def orthogonal_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
@@ -34,10 +40,10 @@ def _by_platform(cpu: Convolution, default: Convolution) -> Convolution:
 
 
 def _convolve(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "K K C D"], stride: int = 1
+    x: Float[Array, "B H W C"], kernel: Float[Array, "K K C D"], edge: int, stride: int = 1
 ) -> Float[Array, "B _ _ D"]:
-    """Convolution of x padded by K // 2 zeros on every side, as PyTorch pads."""
-    edges = (kernel.shape[0] // 2,) * 2
+    """Convolution of x padded by `edge` zeros on every side."""
+    edges = (edge, edge)
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), (edges, edges), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -54,10 +60,9 @@ def _neighbours(v: Float[Array, "B H W C"], axis: int, starts: range, length: in
     return views.reshape(-1, views.shape[-1])
 
 
-def _kernel_gradient(x: Array, kernel: Array, dy: Array) -> Array:
+def _kernel_gradient(x: Array, kernel: Array, dy: Array, edge: int) -> Array:
     """dK[a, b] = sum over q of x[q + (0, b)] dy[q - (a, 0)]: one product of matrices."""
     size, _, before, after = kernel.shape
-    edge = size // 2
     columns = _neighbours(x, 2, range(-edge, size - edge), dy.shape[2])
     rows = _neighbours(dy, 1, range(edge, edge - size, -1), x.shape[1])
     gradient = jnp.matmul(columns.T, rows, preferred_element_type=jnp.float32)
@@ -65,10 +70,9 @@ def _kernel_gradient(x: Array, kernel: Array, dy: Array) -> Array:
     return gradient.astype(kernel.dtype)
 
 
-def _products(x: Array, kernel: Array) -> Array:
+def _products(x: Array, kernel: Array, edge: int) -> Array:
     """The convolution as a product of matrices for each of the kernel's taps."""
     size = kernel.shape[0]
-    edge = size // 2
     height, width = (n + 2 * edge - size + 1 for n in x.shape[1:3])
     padded = jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
     return sum(
@@ -78,54 +82,109 @@ def _products(x: Array, kernel: Array) -> Array:
     )
 
 
-def _cpu_forward(x: Array, kernel: Array) -> Array:
+def _cpu_forward(x: Array, kernel: Array, edge: int) -> Array:
     """Few pixels of many channels are mostly kernel, which XLA's convolution copies about."""
     batch, height, width, before = x.shape
     few = batch * height * width <= 512 and before >= 512
-    return _products(x, kernel) if few else _convolve(x, kernel)
+    return _products(x, kernel, edge) if few else _convolve(x, kernel, edge)
 
 
-def _cpu_backward(inputs: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _cpu_backward(edge: int, inputs: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = inputs
-    (dx,) = jax.vjp(lambda x: _cpu_forward(x, kernel), x)[1](dy)
-    return dx, _kernel_gradient(x, kernel, dy)
+    (dx,) = jax.vjp(lambda x: _cpu_forward(x, kernel, edge), x)[1](dy)
+    return dx, _kernel_gradient(x, kernel, dy, edge)
 
 
-_cpu_convolve = jax.custom_vjp(_cpu_forward)
-_cpu_convolve.defvjp(lambda x, kernel: (_cpu_forward(x, kernel), (x, kernel)), _cpu_backward)
+_cpu_convolve = jax.custom_vjp(_cpu_forward, nondiff_argnums=(2,))
+_cpu_convolve.defvjp(
+    lambda x, kernel, edge: (_cpu_forward(x, kernel, edge), (x, kernel)), _cpu_backward
+)
+
 
 # A kernel's gradient is a convolution whose window is the picture: XLA is slow at it on a CPU.
-convolve = _by_platform(cpu=_cpu_convolve, default=_convolve)
+_padded, _valid = (
+    _by_platform(
+        cpu=lambda x, kernel, pad=pad: _cpu_convolve(x, kernel, pad * (kernel.shape[0] // 2)),
+        default=lambda x, kernel, pad=pad: _convolve(x, kernel, pad * (kernel.shape[0] // 2)),
+    )
+    for pad in (1, 0)
+)
+
+
+def convolve(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "K K C D"], padding: Padding = "zeros"
+) -> Float[Array, "B _ _ D"]:
+    """Convolution of x with K // 2 zeros, or its own mirror image, around it."""
+    if padding == "zeros":
+        return _padded(x, kernel)
+    return _valid(_mirrored(x, kernel.shape[0] // 2), kernel)
+
+
+def _mirrored(x: Float[Array, "B H W C"], edge: int) -> Float[Array, "B _ _ C"]:
+    edges = (edge, edge)
+    return jnp.pad(x, ((0, 0), edges, edges, (0, 0)), mode="reflect") if edge else x
+
+
+def _by_phases(
+    x: Float[Array, "B H W C"], folded: Float[Array, "2 2 C s s D"]
+) -> Float[Array, "B _ _ D"]:
+    """out[s i + a, s j + b] = sum over u, v of x[i + u + A, j + v + B] folded[u, v, :, a, b].
+
+    A is 0 in the later half of the phases a and -1 in the former, B likewise: each of the s x s
+    phases of a result s times as large sees 2x2 inputs.
+    """
+    batch, height, width, before = x.shape
+    s, after = folded.shape[3], folded.shape[5]
+    out = _cpu_convolve(x, folded.reshape(2, 2, before, s * s * after), 1)
+    out = out.reshape(batch, height + 1, width + 1, s, s, after)
+    later = [int(a >= s // 2) for a in range(s)]
+    rows = [
+        jnp.stack(
+            [out[:, A : height + A, B : width + B, a, b] for b, B in enumerate(later)], axis=3
+        )
+        for a, A in enumerate(later)
+    ]
+    return jnp.stack(rows, axis=2).reshape(batch, s * height, s * width, after)
 
 
 def _upsample_plainly(x: Array, kernel: Array) -> Array:
-    return _convolve(x.repeat(2, axis=1).repeat(2, axis=2), kernel)
+    return _convolve(x.repeat(2, axis=1).repeat(2, axis=2), kernel, 1)
 
 
 def _upsample_by_phases(x: Array, kernel: Array) -> Array:
-    """Each of an output's four phases sees 2x2 inputs through a kernel folded once: 4/9 the work.
-
-    out[2i + a, 2j + b] = sum over u, v of x[i + a + u - 1, j + b + v - 1] folded[u, v, a, b].
-    """
-    batch, height, width, _ = x.shape
-    before, after = kernel.shape[2:]
+    """Every phase sees 2x2 inputs through a kernel folded once: 4/9 of the work."""
     fold = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
-    folded = jnp.einsum("auk,bvl,klio->uviabo", fold, fold, kernel)
-    out = _cpu_convolve(x, folded.reshape(2, 2, before, 4 * after))
-    out = out.reshape(batch, height + 1, width + 1, 2, 2, after)
-    rows = [
-        jnp.stack([out[:, a : height + a, b : width + b, a, b] for b in (0, 1)], axis=3)
-        for a in (0, 1)
-    ]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, after)
+    return _by_phases(x, jnp.einsum("auk,bvl,klio->uviabo", fold, fold, kernel))
 
 
 # A 3x3 convolution of x doubled to its nearest neighbours.
 upsample_convolve = _by_platform(cpu=_upsample_by_phases, default=_upsample_plainly)
 
 
+def _transposed_plainly(x: Array, kernel: Array) -> Array:
+    s = kernel.shape[0] // 2
+    edges = (2 * s - 1 - s // 2,) * 2
+    return jax.lax.conv_general_dilated(
+        x, kernel[::-1, ::-1], (1, 1), (edges, edges), lhs_dilation=(s, s),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+
+
+def _transposed_by_phases(x: Array, kernel: Array) -> Array:
+    """out[o] = sum over i of x[i] kernel[o + s / 2 - s i], taken apart by o modulo s."""
+    s = kernel.shape[0] // 2
+    taps = [[(a + s // 2) % s + s * (1 - u) for a in range(s)] for u in (0, 1)]
+    taps = jnp.array(taps)
+    folded = kernel[taps][:, :, taps]  # u a v b C D
+    return _by_phases(x, folded.transpose(0, 2, 4, 1, 3, 5))
+
+
+# PyTorch's transposed convolution of kernel 2 s, stride s and padding s / 2, for even s.
+transposed_convolve = _by_platform(cpu=_transposed_by_phases, default=_transposed_plainly)
+
+
 class Conv(nn.Module):
-    """A square convolution padded by kernel // 2 zeros on every side, as PyTorch pads.
+    """A square convolution padded by kernel // 2 zeros, or mirrored pixels, on every side.
 
     With `upsample` the input is first doubled to its nearest neighbours (a 3x3 kernel only).
     """
@@ -137,6 +196,7 @@ class Conv(nn.Module):
     kernel_init: Initializer
     dtype: jnp.dtype | None
     upsample: bool
+    padding: Padding
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ features"]:
@@ -146,15 +206,20 @@ class Conv(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         if self.upsample:
             out = upsample_convolve(x, kernel)
+        elif self.stride == 1:
+            out = convolve(x, kernel, self.padding)
         else:
-            out = convolve(x, kernel) if self.stride == 1 else _convolve(x, kernel, self.stride)
+            edge = self.kernel // 2
+            if self.padding == "reflect":
+                x, edge = _mirrored(x, edge), 0
+            out = _convolve(x, kernel, edge, self.stride)
         return out if bias is None else out + bias[None, None, None]
 
 
 def conv(
     features: int, kernel: int = 3, stride: int = 1, bias: bool = True,
     init: Initializer = orthogonal_init, dtype: jnp.dtype | None = None, name: str | None = None,
-    upsample: bool = False,
+    upsample: bool = False, padding: Padding = "zeros",
 ) -> Conv:  # fmt: skip
     """A `Conv` with the defaults of SR3."""
-    return Conv(features, kernel, stride, bias, init, dtype, upsample, name=name)
+    return Conv(features, kernel, stride, bias, init, dtype, upsample, padding, name=name)

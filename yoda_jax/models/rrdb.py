@@ -1,0 +1,75 @@
+"""The RRDB network: residual-in-residual dense blocks, SRDiff's encoder of the LR picture.
+
+Layer by layer that of the public implementations (Wang et al. 2018, ESRGAN; github.com/LeiaLi/
+SRDiff, models/diffsr_modules.py).
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from yoda_jax.models.convolution import conv, uniform_init
+
+_RESIDUAL = 0.2  # of every residual branch
+
+
+class DenseBlock(nn.Module):
+    """x + 0.2 times five convolutions, each of which sees x and all results before it."""
+
+    growth: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
+        seen = x
+        for i in range(1, 5):
+            layer = conv(self.growth, init=uniform_init, dtype=self.dtype, name=f"conv{i}")
+            seen = jnp.concatenate([seen, _leaky(layer(seen))], axis=-1)
+        last = conv(x.shape[-1], init=uniform_init, dtype=self.dtype, name="conv5")
+        return _RESIDUAL * last(seen) + x
+
+
+class RRDBNet(nn.Module):
+    """A 4x or 8x super-resolution network; `features_of` gives what SRDiff conditions on."""
+
+    features: int = 64
+    blocks: int = 17
+    scale: int = 4
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        def layer(features: int, upsample: bool = False) -> nn.Module:
+            return conv(features, init=uniform_init, dtype=self.dtype, upsample=upsample)
+
+        self.conv_first, self.trunk_conv = layer(self.features), layer(self.features)
+        self.dense = [
+            [DenseBlock(self.features // 2, self.dtype) for _ in range(3)]
+            for _ in range(self.blocks)
+        ]
+        doublings = {4: 2, 8: 3}[self.scale]
+        self.upconv = [layer(self.features, upsample=True) for _ in range(doublings)]
+        self.hr_conv, self.conv_last = layer(self.features), layer(3)
+
+    def __call__(self, lr: Float[Array, "B h w 3"]) -> Float[Array, "B H W 3"]:
+        """The picture at `scale` times the size; both in [-1, 1], as float32."""
+        x = self.features_of(lr)[-1]
+        for layer in self.upconv:
+            x = _leaky(layer(x))
+        out = self.conv_last(_leaky(self.hr_conv(x))).astype(jnp.float32)
+        return 2 * jnp.clip(out, 0, 1) - 1
+
+    def features_of(self, lr: Float[Array, "B h w 3"]) -> list[Float[Array, "B h w features"]]:
+        """What each block gives, and last the trunk's sum: blocks + 1 maps at LR size."""
+        first = self.conv_first(((lr + 1) / 2).astype(self.dtype))
+        x, maps = first, []
+        for dense in self.dense:
+            y = x
+            for block in dense:
+                y = block(y)
+            x = _RESIDUAL * y + x
+            maps.append(x)
+        return [*maps, first + self.trunk_conv(x)]
+
+
+def _leaky(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    return nn.leaky_relu(x, 0.2)

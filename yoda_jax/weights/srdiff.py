@@ -1,0 +1,70 @@
+"""Names of the public SRDiff and RRDB checkpoints to and from our parameters.
+
+The names are those of github.com/LeiaLi/SRDiff.
+"""
+
+import re
+from collections.abc import Mapping
+
+from flax.traverse_util import flatten_dict
+
+_UNET = {
+    "level_dense1": "mlp.0", "level_dense2": "mlp.2", "projection": "cond_proj",
+    "final_block": "final_conv.0.block.1", "final_conv": "final_conv.1",
+}  # fmt: skip
+_BLOCK = {
+    "conv1": "block1.block.1", "conv2": "block2.block.1", "level": "mlp.1", "shortcut": "res_conv"
+}  # fmt: skip
+_RRDB = {"hr_conv": "HRconv"}
+_LEAVES = {"kernel": "weight", "bias": "bias"}
+
+
+def reference_names(params: Mapping) -> dict[tuple[str, ...], str]:
+    """The reference's entry for each parameter of an SRDiffUNet or an RRDBNet (a nested path).
+
+    An SRDiffUNet's encoder has the prefix `rrdb.`, the rest `denoise_fn.`; an RRDBNet has none.
+    """
+    paths = flatten_dict(params)
+    levels = 1 + max((int(m[1]) for p in paths if (m := re.match(r"down(\d+)_", p[0]))), default=0)
+    unet = any(path[0] == "encoder" for path in paths)
+    names = {}
+    for path in paths:
+        *layers, leaf = path
+        if not unet:
+            name = _rrdb_name(layers)
+        elif layers[0] == "encoder":
+            name = f"rrdb.{_rrdb_name(layers[1:])}"
+        else:
+            name = f"denoise_fn.{_unet_name(layers, levels)}"
+        names[path] = f"{name}.{_LEAVES[leaf]}"
+    return names
+
+
+def transposed(path: tuple[str, ...]) -> bool:
+    """Whether a parameter belongs to a transposed convolution: (in, out, h, w) in the reference."""
+    return path[0] == "projection" or re.fullmatch(r"up\d+_conv", path[0]) is not None
+
+
+def _unet_name(layers: list[str], levels: int) -> str:
+    first = layers[0]
+    if first in _UNET:
+        return _UNET[first]
+    side, level, part = re.fullmatch(r"(down|mid|up)(\d*)_(\w+)", first).groups()
+    if side == "mid":
+        module = f"mid_block{int(part[-1]) + 1}"
+    else:
+        # The reference counts its ups from the deepest on.
+        index = int(level) if side == "down" else levels - 1 - int(level)
+        module = f"{side}s.{index}.{2 if part == 'conv' else part[-1]}"
+    if part == "conv":
+        return f"{module}.conv.{1 if side == 'down' else 0}"
+    return f"{module}.{_BLOCK[layers[1]]}"
+
+
+def _rrdb_name(layers: list[str]) -> str:
+    first, *rest = layers
+    block = re.fullmatch(r"dense_(\d+)_(\d+)", first)
+    if block:
+        return f"RRDB_trunk.{block[1]}.RDB{int(block[2]) + 1}.{rest[0]}"
+    upconv = re.fullmatch(r"upconv_(\d+)", first)
+    return f"upconv{int(upconv[1]) + 1}" if upconv else _RRDB.get(first, first)
