@@ -17,11 +17,12 @@ ALLOWED = {
     "diffusion": {"diffusion"},
     "models": {"models", "diffusion"},
     "attention": {"attention", "models", "errors", "prefetch"},
-    "data": {"data", "attention", "errors"},
+    "data": {"data", "attention", "errors", "prefetch"},
     "weights": {"weights", "models", "errors"},
     "evaluation": {"evaluation", "data", "weights", "errors"},
     "training": {"training", "diffusion", "errors"},
     "yoda": {"diffusion", "data", "training"},
+    "regression": {"diffusion", "data", "training"},
     "sampling": {"yoda", "training", "errors"},
     "jobs": {"jobs", "sampling", "yoda", "training", "evaluation", "weights", "data", "attention",
              "models", "diffusion", "errors", "prefetch"},
@@ -35,7 +36,7 @@ CONFINED = {
     "orbax": {"training/checkpoints"},
     "clu": {"jobs"},
     "ml_collections": {"jobs", "main"},
-    "flax": {"models", "weights", "yoda"},
+    "flax": {"models", "weights", "yoda", "regression"},
     "optax": {"training", "jobs/build"},
 }
 

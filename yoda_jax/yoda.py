@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
-from yoda_jax.data.degrade import Border, upsample
+from yoda_jax.data.degrade import Border, to_uint8, upsample
 from yoda_jax.diffusion import sampler
 from yoda_jax.diffusion.formulation import Formulation
 from yoda_jax.diffusion.loss import Diagnostics, LossNorm, Penalty, training_loss
@@ -49,6 +49,10 @@ class Yoda:
             return network(lr_up, jnp.ones(1), network.condition(lr, lr_up))
 
         return nn.init(run, self.network)(key)["params"]
+
+    def with_mask(self, masked: bool) -> Self:
+        """The same method with or without the mask."""
+        return dataclasses.replace(self, masked=masked)
 
     def loss(
         self, params: Params, key: Key[Array, ""], batch: Mapping[str, UInt8[Array, "B ..."]]
@@ -116,8 +120,7 @@ class Yoda:
         """The 8-bit pictures of z_0, and whether each was finite before it was rounded."""
         _, lr_up = self._pictures(lr)
         picture = self.formulation.decode(z, lr_up)
-        finite = jnp.isfinite(picture).all((1, 2, 3))
-        return jnp.rint(jnp.clip(127.5 * (picture + 1.0), 0.0, 255.0)).astype(jnp.uint8), finite
+        return to_uint8(picture), jnp.isfinite(picture).all((1, 2, 3))
 
     def _pictures(self, lr: UInt8[Array, "B h w 3"]) -> tuple[Array, Array]:
         return lr.astype(jnp.float32) / 127.5 - 1.0, upsample(lr, self.scale, self.border)

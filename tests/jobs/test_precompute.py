@@ -344,7 +344,16 @@ def test_two_processes_share_the_shards(album, reference, tmp_path, monkeypatch)
 
     monkeypatch.setattr(jax, "process_index", lambda: process.index)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(multihost_utils, "sync_global_devices", lambda name: barrier.wait())
+    failed = [False, False]
+
+    def gather(value):
+        failed[process.index] = bool(value)
+        barrier.wait()
+        everyone = np.array(failed)
+        barrier.wait()  # nobody goes on before all have read
+        return everyone
+
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
     monkeypatch.setattr(precompute, "write_shard", recorded)
     complete, errors = [], []
 

@@ -41,9 +41,10 @@ def done(tmp_path_factory):
 
 
 def results(workdir):
+    """The first sampling of each arm."""
     return {
-        path.name.removesuffix(" seed 0.json"): json.loads(path.read_text())
-        for path in (workdir / "results").iterdir()
+        path.name.removesuffix(" seed 0 sampled 0.json"): json.loads(path.read_text())
+        for path in (workdir / "results").glob("* sampled 0.json")
     }
 
 
@@ -53,23 +54,25 @@ def test_arms_share_a_training_which_goes_on_from_the_fewest_steps(done):
     assert set(found) == {label for label, *_ in ARMS}
     steps = {label: saved["settings"][0]["train"]["steps"] for label, saved in found.items()}
     assert steps == {"plain": 2, "edges": 2, "random": 2, "plain, longer": 4}
-    psnr = {label: found[label]["values"][label]["psnr"] for label in found}
+    psnr = {label: found[label]["values"]["psnr"] for label in found}
     assert len({tuple(values) for values in psnr.values()}) == len(ARMS)
 
 
 def test_masks_diffuse_what_was_asked_for(done):
     for label, saved in results(done).items():
-        diffused = saved["values"][label]["diffused"]
+        diffused = saved["values"]["diffused"]
         expected = 1 if label.startswith("plain") else 0.4
         assert np.mean(diffused) == pytest.approx(expected, abs=0.002)
 
 
 def test_maps_of_one_kind_share_records(done):
-    assert {p.name for p in (done / "records").iterdir()} == {"edges 64 4", "random 64 4"}
-    names = [
-        [Records(done / "records" / kind / "eval")[i]["name"] for i in range(3)]
-        for kind in ("edges 64 4", "random 64 4")
-    ]
+    folders = sorted((done / "records").iterdir())
+    assert [folder.name.split()[0] for folder in folders] == ["edges", "random"]
+    # Those of a map that is only sampled have no part for training.
+    assert [sorted(p.name for p in folder.iterdir()) for folder in folders] == [
+        ["eval", "train"], ["eval"]
+    ]  # fmt: skip
+    names = [[Records(folder / "eval")[i]["name"] for i in range(3)] for folder in folders]
     assert names[0] == names[1]
 
 
@@ -78,12 +81,13 @@ def test_table_holds_means_and_paired_differences_of_pictures(done):
     lines = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if "|" in line}
     assert [*lines][2:] == ["bicubic", *(label for label, *_ in ARMS)]
     assert "8 held-out examples of 2 pictures" in table and "sampled 2 times in 3 steps" in table
-    found = results(done)
-    names = found["edges"]["values"]["edges"]["names"]
-    per_picture = {
-        label: study.by_picture(np.array(found[label]["values"][label]["psnr"]), names)
-        for label in ("edges", "random")
-    }
+    names = results(done)["edges"]["names"]
+
+    def psnr(label):
+        files = (done / "results").glob(f"{label} seed 0 sampled ?.json")
+        return np.mean([json.loads(file.read_text())["values"]["psnr"] for file in files], axis=0)
+
+    per_picture = {label: study.by_picture(psnr(label), names) for label in ("edges", "random")}
     assert f"| {per_picture['random'].mean():.2f} |" in lines["random"]
     difference = (per_picture["random"] - per_picture["edges"]).mean()
     assert f"| {difference:+.2f} ± " in lines["random"]
@@ -97,21 +101,39 @@ def test_a_finished_study_is_only_told_again(done, monkeypatch, capsys):
     assert (done / "study.md").read_text().strip() in capsys.readouterr().out
 
 
-def test_other_settings_are_measured_anew_with_the_same_weights(done, monkeypatch):
+def test_what_changes_no_picture_needs_no_new_one(done, monkeypatch):
+    monkeypatch.setattr(train, "fit", None)
+    fields = {"study.reference": "random", "train.log_every": 1, "data.threads": 2,
+              "study.sample_seeds": 1}  # fmt: skip
+    study.run(configuration(**fields), str(done))
+    assert "PSNR dB - random" in (done / "study.md").read_text()
+
+
+def test_a_training_with_other_settings_is_not_taken_for_it(done):
+    longer = ("longer", {**BASE, "train.steps": 4, "train.learning_rate": 1e-3}, {})
+    other = ("longer", {**BASE, "train.steps": 4}, {})
+    fields = {"study.arms": (other,), "study.reference": "", "train.learning_rate": 1e-3}
+    with pytest.raises(UserError, match="of a training with other settings than 'longer' has"):
+        study.run(configuration(**fields), str(done))
+    assert study._key(study.Arm(*longer)) != study._key(study.Arm(*other))
+
+
+def test_other_settings_are_measured_anew_with_the_same_weights(done):
     """But not from a checkpoint that has gone past the steps of the arm."""
     arm = ("edges", BASE, {"mask.enabled": True})
-    with pytest.raises(UserError, match="is at step 4, past the 2 of 'edges'"):
+    with pytest.raises(UserError, match="at step 4 .*or past its 2 steps"):
         study.run(configuration(**{"study.arms": (arm,), "study.diffused": 0.5}), str(done))
     longer = ("longer", {**BASE, "train.steps": 4}, {"mask.enabled": True})
     fields = {"study.arms": (longer,), "study.diffused": 0.5, "study.reference": "longer"}
     study.run(configuration(**fields), str(done))
-    found = results(done)["longer"]["values"]["longer"]
+    found = results(done)["longer"]["values"]
     assert np.mean(found["diffused"]) == pytest.approx(0.5, abs=0.002)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.4, 0.9])
 def test_lower_bound_reaches_the_fraction(done, fraction):
-    config = configuration(**{"data.records": str(done / "records/edges 64 4")})
+    (folder,) = (done / "records").glob("edges *")
+    config = configuration(**{"data.records": str(folder)})
     bound = study.lower_bound(config, fraction)
     records = Records(build.record_folder(config, "", "eval"))
     attention = summary.maps(config, records, summary.spread(8, len(records))) / 255
@@ -123,11 +145,28 @@ def test_examples_of_a_picture_count_once():
     np.testing.assert_allclose(values, [5, 11 / 3])
 
 
-def test_interval_is_that_of_the_t_test():
-    differences = np.random.default_rng(0).normal(1, 2, 12)
+def test_examples_reproduced_exactly_are_left_out_of_all_rows():
+    psnr = np.array([[[1.0, np.inf, 3.0]], [[5.0, 6.0, 7.0]]])
+    np.testing.assert_allclose(study.by_picture(psnr, ["a", "a", "b"]), [[[1, 3]], [[5, 7]]])
+
+
+def test_interval_of_one_training_is_that_of_the_t_test():
+    differences = np.random.default_rng(0).normal(1, 2, (1, 12))
     mean, half = study.interval(differences)
-    low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    low, high = stats.ttest_1samp(differences[0], 0).confidence_interval(0.95)
     np.testing.assert_allclose([mean - half, mean + half], [low, high])
+
+
+def test_interval_covers_trainings_and_pictures():
+    """Of trainings and pictures drawn at random, 95 % of the intervals hold the true mean."""
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(400):
+        differences = rng.normal(0, 1, (5, 1)) + rng.normal(0, 2, 20) + rng.normal(0, 0.5, (5, 20))
+        mean, half = study.interval(differences)
+        covered.append(abs(mean) <= half)
+    assert 0.92 <= np.mean(covered) <= 0.99
+    assert study.interval(np.ones((3, 4))) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -136,12 +175,20 @@ def test_interval_is_that_of_the_t_test():
         ({"study.arms": ()}, "study.arms must be arms of different labels"),
         ({"study.arms": (ARMS[0], ARMS[0])}, "study.arms must be arms of different labels"),
         ({"study.reference": "SIFT"}, "study.reference must be one of .*edges.*'SIFT'"),
+        ({"data.records": "/r"}, "data.records must not be set in a study, found '/r'"),
+        ({"eval.batch_size": 3}, "eval.batch_size=3 must be divisible by 8"),
+        ({"study.arms": (("a", {"mask.lower": 1}, {}),)}, "mask.lower, which is no field"),
+        ({"study.arms": (("a", {"lower": 1}, {}),)}, "lower, which is no field"),
+        ({"study.arms": (("a", {"data.scale": "x"}, {}),)}, "sets data.scale to 'x'"),
+        ({"study.arms": (("a", {}, {"attention.source": "edge"}),)}, "attention.source must be"),
     ],
 )
 def test_senseless_studies_are_refused_before_anything_is_read(
     fields, message, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(precompute, "run", None)
+    if len(fields.get("study.arms", ())) == 1:
+        fields = {**fields, "study.reference": ""}
     with pytest.raises(UserError, match=message):
         study.run(configuration(**fields), str(tmp_path))
 
@@ -152,9 +199,9 @@ def test_shipped_study_is_valid(stage):
     validation.validate(config)
     labels = [label for label, *_ in config.study.arms]
     assert config.study.reference in labels and len(set(labels)) == len(labels)
-    for _, *parts in config.study.arms:
-        for fields in parts:
-            config.copy_and_resolve_references().update_from_flattened_dict(fields)
+    config.eval.batch_size = 80
+    plain = study._with(config, {"study.arms": ()})
+    study._check(plain, [study.Arm(*arm) for arm in config.study.arms])
 
 
 def test_unknown_stage_lists_the_known():

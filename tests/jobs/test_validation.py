@@ -178,11 +178,34 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_field():
             validation.check_trained_with(config, other, "runs/a", training=True)
         if name.startswith(("mask", "data")):  # sampling may choose these anew
             validation.check_trained_with(config, other, "runs/a", training=False)
-    elsewhere = copy.deepcopy(saved)  # the same weights on another machine change no map
-    elsewhere["attention"].update(weights="/other/dino.pth", batch_size=1)
-    validation.check_trained_with(config, elsewhere, "runs/a", training=True)
     with pytest.raises(UserError, match="seed=7"):
         validation.check_trained_with(config, saved | {"seed": 7}, "runs/a", training=True)
+
+
+def test_a_checkpoint_trained_on_other_records_is_refused_by_the_setting():
+    records = {"data.holdout": 16, "attention.weights": "sha256:aa"}
+    validation.check_trained_on(records, dict(records), "runs/a")
+    for name, value in {"data.holdout": 2, "attention.weights": "sha256:bb"}.items():
+        with pytest.raises(UserError, match=rf"runs/a was trained .* with {name}={value!r}"):
+            validation.check_trained_on(records, records | {name: value}, "runs/a")
+    with pytest.raises(UserError, match="attention.cell=None.*with 4;"):
+        validation.check_trained_on(records | {"attention.cell": 4}, records, "runs/a")
+
+
+@pytest.mark.parametrize(
+    ("source", "how", "right"),
+    [
+        ("dinov2_vits14", "5", True), ("dinov2_vits14", "6", False), ("edges", "0", True),
+        ("edges", "1", False), ("edges", "maks", False), ("edges", "-1", False),
+    ],
+)  # fmt: skip
+def test_heads_are_aggregated_by_a_word_or_an_index_that_the_source_has(source, how, right):
+    config = changed(attention__source=source, attention__aggregate=how)
+    if right:
+        validation.validate(config)
+    else:
+        with pytest.raises(UserError, match=rf"attention.aggregate must be .* found '{how}'"):
+            validation.validate(config)
 
 
 def fields_of(config):

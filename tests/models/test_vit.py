@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden.recipe import recipe
 
-from yoda_jax.models.vit import VisionTransformer, _attend_by_head, interpolation_matrix
+from yoda_jax.models.vit import VisionTransformer, _attend, interpolation_matrix
 from yoda_jax.weights.dino import from_reference, official_names
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/dino_vit_tiny.npz")
@@ -36,10 +36,11 @@ def test_equal_to_the_public_code_at_trained_larger_and_oblong_sizes(size, param
     np.testing.assert_allclose(tokens, GOLDEN[f"{size}/tokens_final_norm"], atol=1e-4)
 
 
-def test_a_head_at_a_time_equals_all_at_once():
+@pytest.mark.parametrize("by_picture", [True, False])
+def test_a_head_at_a_time_equals_all_at_once(by_picture):
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 9, 3, 4)) for i in range(3))
     expected = jax.nn.dot_product_attention(q, k, v)
-    np.testing.assert_allclose(_attend_by_head(q, k, v), expected, atol=1e-6)
+    np.testing.assert_allclose(_attend(q, k, v, by_picture), expected, atol=1e-6)
 
 
 def test_interpolation_to_the_same_size_without_offset_changes_nothing():

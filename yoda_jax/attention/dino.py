@@ -44,9 +44,11 @@ def attention_heads(
 ) -> Float[Array, "B N h w"]:
     """The attention heads of pictures whose sides are multiples of the network's stride."""
     normalised = (pictures.astype(jnp.float32) / 255 - _MEAN) / _DEVIATION
-    if isinstance(network, ResNet):
-        return group_attention(network.apply({"params": params}, normalised), RESNET_GROUPS)
-    return network.apply({"params": params}, normalised, method="class_attention")
+    # Else shards made on different platforms would hold different maps.
+    with jax.default_matmul_precision("highest"):
+        if isinstance(network, ResNet):
+            return group_attention(network.apply({"params": params}, normalised), RESNET_GROUPS)
+        return network.apply({"params": params}, normalised, method="class_attention")
 
 
 def stride(network: VisionTransformer | ResNet) -> int:
@@ -54,12 +56,19 @@ def stride(network: VisionTransformer | ResNet) -> int:
     return RESNET_STRIDE if isinstance(network, ResNet) else network.patch
 
 
+def head_count(network: VisionTransformer | ResNet | None) -> int:
+    """How many maps the network gives a picture; one without a network."""
+    if network is None:
+        return 1
+    return RESNET_GROUPS if isinstance(network, ResNet) else network.heads
+
+
 class BackboneAttention:
     """Maps an iterable of pictures to their heads, in order, a few batches ahead.
 
-    Every batch has batch_size pictures of one shape, the last of a shape filled up, so that there
-    is one compilation a shape; rows are shared out over this process's devices. Which pictures
-    share a batch depends on their order alone, never on timing.
+    A batch has batch_size pictures of one shape; what is left of a shape is filled up to a power of
+    two, so that there are few compilations a shape. Rows are shared out over this process's
+    devices. Which pictures share a batch depends on their order alone, never on timing.
     """
 
     def __init__(
@@ -103,7 +112,10 @@ class BackboneAttention:
     def _compute(self, rows: list["_Row"]) -> None:
         """Starts the computation of a batch; whoever reads its heads waits for it."""
         pictures = [row.picture for row in rows]
-        pictures += pictures[-1:] * (self._batch_size - len(rows))
+        size = self._rows.mesh.size
+        while size < len(rows):
+            size *= 2
+        pictures += pictures[-1:] * (min(size, self._batch_size) - len(rows))
         heads = self._heads(self._params, jax.device_put(np.stack(pictures), self._rows))
         for i, row in enumerate(rows):
             row.heads, row.index = heads, i

@@ -128,6 +128,11 @@ def upsample(
     return x / 127.5 - 1
 
 
+def to_uint8(picture: Float[Array, "B H W 3"]) -> UInt8[Array, "B H W 3"]:
+    """A picture in [-1, 1] as 8-bit levels: clipped, and rounded to the nearest."""
+    return jnp.rint(jnp.clip(127.5 * (picture + 1.0), 0.0, 255.0)).astype(jnp.uint8)
+
+
 def _matmul(axes: str, matrix: np.ndarray, x: Float[Array, "B h w 3"]) -> Float[Array, "B h w 3"]:
     return jnp.einsum(axes, matrix.astype(np.float32), x, precision="highest")
 

@@ -19,7 +19,7 @@ class Preparation:
     crop "fit" scales the shorter side to hr_size and cuts the centre (faces); "tiles" keeps the
     picture's scale and cuts squares of hr_size at every stride (photographs). The attention input
     is the up-sampled LR picture: its shorter side measures attention_input pixels, the other is a
-    multiple of attention_stride, which is what the source of attention asks for.
+    multiple of attention_stride (see attention_input).
     """
 
     crop: Literal["fit", "tiles"]
@@ -93,9 +93,14 @@ def attention_input(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The LR picture, bicubically scaled so that its shorter side has the given length.
 
-    The longer side becomes the nearest multiple of the stride; the aspect changes by at most half
-    a stride.
+    The longer side becomes a multiple of the stride in steps of at least an eighth of the shorter
+    one, so that pictures of many shapes make inputs of few, and at most four times as long; the
+    picture is stretched a little accordingly. With stride 1 it keeps its shape.
     """
-    height, width = lr.shape[:2]
-    factor = shorter_side / min(height, width) / stride
-    return resize_photo(lr, (round(height * factor) * stride, round(width * factor) * stride))
+    sides = np.array(lr.shape[:2])
+    step = stride * max(1, shorter_side // stride // 8) if stride > 1 else 1
+    excess = shorter_side * (sides / sides.min() - 1)
+    if stride > 1:
+        excess = np.minimum(excess, 3 * shorter_side)
+    height, width = (shorter_side + np.rint(excess / step) * step).astype(int)
+    return resize_photo(lr, (height, width))

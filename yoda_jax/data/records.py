@@ -18,6 +18,7 @@ from etils import epath
 from tensorflow.python.lib.io.tf_record import tf_record_random_reader
 
 from yoda_jax.errors import UserError
+from yoda_jax.prefetch import prefetch
 
 FEATURES = tfds.features.FeaturesDict(
     {
@@ -45,19 +46,20 @@ def _index_path(shard: epath.Path) -> epath.Path:
     return shard.with_name(f"{shard.name}.json")
 
 
-def write_shard(path: epath.Path, examples: Iterable[dict], notes: Mapping) -> None:
+def write_shard(
+    path: epath.Path, examples: Iterable[dict], notes: Mapping, threads: int = 1
+) -> None:
     """Writes a shard and its index under temporary names and renames both when they are whole.
 
-    What notes hold after the last example goes into the index. A shard has one writer: what a
-    killed one left of it is removed.
+    What notes hold after the last example goes into the index. Pictures are compressed in threads.
+    A shard has one writer: what a killed one left of it is removed.
     """
     for left_over in path.parent.glob(f"{path.name}.part-*"):
         left_over.unlink()
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     offsets, position = [], 0
     with tf.io.TFRecordWriter(os.fspath(part)) as writer:
-        for example in examples:
-            serialized = _serialize(example)
+        for serialized in prefetch(_serialize, examples, threads):
             writer.write(serialized)
             offsets.append(position)
             position += len(serialized) + _FRAME_BYTES

@@ -1,6 +1,5 @@
 """eval: a checkpoint on the held-out pictures -> table, figures a picture, sheet."""
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from yoda_jax.data.batches import stack, whole
-from yoda_jax.data.degrade import upsample
+from yoda_jax.data.degrade import to_uint8, upsample
 from yoda_jax.data.records import Records
 from yoda_jax.diffusion.mask import diffused_fraction
 from yoda_jax.evaluation import fidelity, report
@@ -25,7 +24,6 @@ from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
 from yoda_jax.training.state import Params
 from yoda_jax.weights.lpips import load_lpips_alex
-from yoda_jax.yoda import Yoda
 
 _SHEET_SIZE = 128
 
@@ -86,7 +84,7 @@ class Evaluation:
 
         def upscale(ids: np.ndarray, rows: Mapping[str, np.ndarray]) -> np.ndarray:
             lr_up = upsample(jnp.asarray(rows["lr"]), self.yoda.scale, self.yoda.border)
-            return np.asarray(jnp.rint(jnp.clip(127.5 * (lr_up + 1), 0, 255)).astype(jnp.uint8))
+            return np.asarray(to_uint8(lr_up))
 
         self._measure("bicubic", upscale, diffused=lambda attention: np.zeros(len(attention)))
 
@@ -96,8 +94,7 @@ class Evaluation:
         seed: of the noise, in place of the configuration's.
         """
         if masked not in self.samplers:
-            yoda: Yoda = dataclasses.replace(self.yoda, masked=masked)
-            self.samplers[masked] = BatchSampler(yoda, self.mesh)
+            self.samplers[masked] = BatchSampler(self.yoda.with_mask(masked), self.mesh)
         sampler, started = self.samplers[masked], time.time()
         batches = -(-len(self.indices) // self.config.eval.batch_size)
         done, last_report = 0, started

@@ -3,10 +3,11 @@
 import itertools
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
@@ -32,9 +33,14 @@ def run(config: ConfigDict, workdir: str, splits: Sequence[str] = ("train", "eva
     """Writes what is missing of the training and evaluation records, and says what there is."""
     validation.require_source(config)
     wanted = {split: build.record_folder(config, workdir, split) for split in splits}
-    settings = {split: _settings(config, split) for split in wanted}
-    done = {split: _complete(wanted[split], settings[split]) for split in wanted}
+    expected = {split: settings(config, split) for split in wanted}
+    done = {split: _complete(wanted[split], expected[split]) for split in wanted}
     if all(manifest is not None for manifest in done.values()):
+        if None in expected[splits[0]].values():
+            logging.warning(
+                "attention.weights=%s was not found; the records were made with %s",
+                config.attention.weights, done[splits[0]]["settings"]["attention.weights"],
+            )  # fmt: skip
         for split in done:
             summary.report(config, split, wanted[split], "already complete")
         return
@@ -43,10 +49,10 @@ def run(config: ConfigDict, workdir: str, splits: Sequence[str] = ("train", "eva
     # changed since, both splits have to follow, or one picture ends up in both.
     for split in sorted(done, key=lambda split: done[split] is None):
         if done[split] is None or not config.data.eval:
-            _write_split(config, split, sources[split], wanted[split], settings[split], attention)
+            _write_split(config, split, sources[split], wanted[split], expected[split], attention)
 
 
-def _settings(config: ConfigDict, split: str) -> dict:
+def settings(config: ConfigDict, split: str) -> dict:
     """What the records of a split depend on; compared with what lies on disk."""
     data, attention = config.data, config.attention
     settings = {
@@ -113,40 +119,51 @@ def _write_split(
     root.mkdir(parents=True, exist_ok=True)
     per_shard = config.data.pictures_per_shard
     shards = -(-len(source) // per_shard)
-    missing = []
-    for shard in range(jax.process_index(), shards, jax.process_count()):
-        start, stop = shard * per_shard, min((shard + 1) * per_shard, len(source))
-        index, made_of = read_index(shard_path(root, shard, shards)), _made_of(source, start, stop)
-        if index is not None:
-            _compare(shard_path(root, shard, shards), index["settings"], settings)
-        if index is None or index["made_of"] != made_of:
-            missing.append((shard, start, stop, made_of))
-    progress = _Progress(split, sum(stop - start for _, start, stop, _ in missing))
-    for shard, start, stop, made_of in missing:
-        notes = {"settings": settings, "made_of": made_of, "pictures": stop - start,
-                 "skipped": []}  # fmt: skip
-        pictures = map(progress.count, source.read(start, stop))
-        write_shard(
-            shard_path(root, shard, shards),
-            _shard_examples(config, pictures, attention, notes),
-            notes,
-        )
+
+    def write_shards() -> None:
+        missing = []
+        for shard in range(jax.process_index(), shards, jax.process_count()):
+            path = shard_path(root, shard, shards)
+            start, stop = shard * per_shard, min((shard + 1) * per_shard, len(source))
+            index, made_of = read_index(path), _made_of(source, start, stop)
+            if index is not None:
+                _compare(path, index["settings"], settings)
+            if index is None or index["made_of"] != made_of:
+                missing.append((path, start, stop, made_of))
+        progress = _Progress(split, sum(stop - start for _, start, stop, _ in missing))
+        for path, start, stop, made_of in missing:
+            notes = {"settings": settings, "made_of": made_of, "pictures": stop - start,
+                     "skipped": []}  # fmt: skip
+            pictures = map(progress.count, source.read(start, stop))
+            examples = _shard_examples(config, pictures, attention, notes)
+            write_shard(path, examples, notes, config.data.threads)
+
+    def complete() -> None:
+        if jax.process_index() == 0:
+            write_manifest(root, shards, _manifest(config, source, root, shards, settings))
+            summary.report(config, split, folder, "written")
+            summary.write_sheet(config, folder)
+
+    _together(write_shards)
+    _together(complete)
+
+
+def _together(step: Callable[[], None]) -> None:
+    """Runs a step in every process and waits for all; where one fails, the others end as well."""
+    failure: Exception | None = None
+    try:
+        step()
+    except Exception as error:  # raised again below, once the others know
+        failure = error
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"records of {split} written")
-    if jax.process_index() == 0:
-        indices = [read_index(shard_path(root, i, shards)) for i in range(shards)]
-        manifest = _manifest(settings, indices)
-        if not manifest["examples"]:
+        failed = multihost_utils.process_allgather(np.array(failure is not None))
+        if failure is None and failed.any():
             raise UserError(
-                f"{source.spec} gave no example at data.hr_size={config.data.hr_size}: "
-                f"{len(manifest['skipped'])} pictures were skipped; give larger or other pictures "
-                f"and delete {root}."
+                f"Process {int(failed.argmax())} could not do its part of the pre-computation; "
+                "its own message says why."
             )
-        write_manifest(root, shards, manifest)
-        summary.report(config, split, folder, "written")
-        summary.write_sheet(config, folder)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"manifest of {split} written")
+    if failure is not None:
+        raise failure
 
 
 class _Progress:
@@ -211,10 +228,26 @@ def _shard_examples(
         yield from examples(picture, heads, preparation)
 
 
-def _manifest(settings: dict, indices: list[dict]) -> dict:
+def _manifest(
+    config: ConfigDict, source: Source, root: epath.Path, shards: int, settings: dict
+) -> dict:
+    indices = [read_index(shard_path(root, i, shards)) for i in range(shards)]
+    if None in indices:
+        raise UserError(
+            f"Shard {indices.index(None)} of {root}, written by another process, cannot be seen "
+            "here; set --config.data.records to a folder on a disk that all processes share."
+        )
+    skipped = [s for index in indices for s in index["skipped"]]
+    examples = sum(len(index["offsets"]) for index in indices)
+    if not examples:
+        raise UserError(
+            f"{source.spec} gave no example at data.hr_size={config.data.hr_size}: "
+            f"{len(skipped)} pictures were skipped; give larger or other pictures and delete "
+            f"{root}."
+        )
     return {
         "settings": settings,
         "pictures": sum(index["pictures"] for index in indices),
-        "skipped": [s for index in indices for s in index["skipped"]],
-        "examples": sum(len(index["offsets"]) for index in indices),
+        "skipped": skipped,
+        "examples": examples,
     }

@@ -17,6 +17,7 @@ from yoda_jax.evaluation.report import picture_sheet
 
 _MASK_TIMES = (0.9, 0.5, 0.2, 0.05)  # t/T at which masks are shown
 _SUMMARISED = 256  # examples whose diffused fraction is looked at
+_LISTED = 10  # skipped pictures in the log
 _SHEET_PICTURES = 8
 _SHEET_SIZE = 128
 
@@ -32,8 +33,10 @@ def report(config: ConfigDict, split: str, folder: Path, how: str) -> None:
         split, how, folder, manifest["examples"], manifest["pictures"], len(manifest["skipped"]),
         config.mask.lower_bound, len(fractions), fractions.mean(), p10, p50, p90,
     )  # fmt: skip
-    for skipped in manifest["skipped"]:
+    for skipped in manifest["skipped"][:_LISTED]:
         logging.warning("skipped: %s", skipped)
+    if len(manifest["skipped"]) > _LISTED:
+        logging.warning("all that were skipped: %s", folder / "manifest.json")
 
 
 def diffused_fractions(config: ConfigDict, records: Records) -> np.ndarray:

@@ -75,8 +75,9 @@ def compiled_step(config: ConfigDict, yoda: Yoda, mesh: Mesh, abstract: object) 
 def fit(config: ConfigDict, workdir: str) -> None:
     """Trains up to train.steps on the complete records, from the newest checkpoint if any."""
     mesh, yoda = sharding.make_mesh(), build.yoda(config)
+    records = Records(build.record_folder(config, workdir, "train"))
     batches = Batches(
-        Records(build.record_folder(config, workdir, "train")),
+        records,
         batch_size=config.train.batch_size, seed=config.seed,
         aggregate=config.attention.aggregate, normalise_heads=config.attention.normalise_heads,
         patch=config.data.patch, flip=config.data.flip, process_index=jax.process_index(),
@@ -87,7 +88,9 @@ def fit(config: ConfigDict, workdir: str) -> None:
     with Checkpoints(folder, config.train.keep_checkpoints) as checkpoints:
         first = checkpoints.latest() or 0
         if first:
-            validation.check_trained_with(config, checkpoints.config(), workdir, training=True)
+            saved = checkpoints.config()
+            validation.check_trained_with(config, saved, workdir, training=True)
+            validation.check_trained_on(records.manifest["settings"], saved["records"], workdir)
         if first >= config.train.steps:
             logging.info("%s has its %d steps already", workdir, first)
             return
@@ -119,7 +122,8 @@ def fit(config: ConfigDict, workdir: str) -> None:
                 progress.after_dispatch(step + 1, metrics)
                 if progress.due(step + 1, config.train.checkpoint_every):
                     progress.check_finite()
-                    checkpoints.save(state, step + 1, config.to_dict())
+                    made_with = {"records": records.manifest["settings"]}
+                    checkpoints.save(state, step + 1, config.to_dict() | made_with)
                 if grid and progress.due(step + 1, config.train.sample_every):
                     progress.check_finite()
                     grid.write(step + 1, state)

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from yoda_jax.attention.classical import CLASSICAL
-from yoda_jax.attention.dino import stride
+from yoda_jax.attention.dino import head_count, stride
 from yoda_jax.diffusion.formulation import FORMULATIONS
 from yoda_jax.diffusion.schedule import SCHEDULES, gammas
 from yoda_jax.errors import UserError
@@ -131,12 +131,18 @@ def validate(config: ConfigDict) -> None:
 
 def _validate_attention(config: ConfigDict) -> None:
     source, weights, size = (config.attention[n] for n in ("source", "weights", "input_size"))
+    how, heads = config.attention.aggregate, head_count(BACKBONES.get(source))
+    if how not in ("max", "mean") and not (str(how).isdecimal() and int(how) < heads):
+        raise UserError(
+            f"--config.attention.aggregate must be max, mean or the index of one of the {heads} "
+            f"heads of {source}, from 0 on, found {how!r}."
+        )
     if source in CLASSICAL:
         return
     if not weights:
         raise UserError(
             f"--config.attention.weights is not set: attention.source={source} needs the file of "
-            "its published weights (.pth, .safetensors or .npz); download it and name it here."
+            "its published weights (.pth, .safetensors, .npz or .onnx); download it and name it."
         )
     if weights == build.PACKAGED and source != build.PACKAGED_BACKBONE:
         raise UserError(
@@ -163,18 +169,15 @@ def require_source(config: ConfigDict) -> None:
 def check_trained_with(config: ConfigDict, saved: dict, where: str, training: bool) -> None:
     """Raises UserError where a checkpoint was trained otherwise than this configuration says.
 
-    What only changes how the run goes on (steps, learning rate, batch) may differ; to sample, mask,
-    attention, data and seed may differ too.
+    What only changes how the run goes on (steps, learning rate, batch) may differ; to sample, mask
+    and seed may differ too.
     """
     names = [f"model.{name}" for name in config.model]
     names += [f"diffusion.{name}" for name in config.diffusion if name != "sampling_steps"]
     names += ["data.scale", "data.border"]
     if training:
         names += [f"mask.{name}" for name in config.mask]
-        # Where the weights lie and how many pictures they look at at once changes no map.
-        names += [f"attention.{name}" for name in config.attention
-                  if name not in ("weights", "batch_size")]  # fmt: skip
-        names += [f"data.{name}" for name in ("train", "crop", "hr_size", "stride", "patch")]
+        names += ["attention.aggregate", "attention.normalise_heads", "data.patch"]
     for name in names:
         group, field = name.split(".")
         found, expected = saved[group].get(field), _field(config, name)
@@ -189,3 +192,17 @@ def check_trained_with(config: ConfigDict, saved: dict, where: str, training: bo
             f"The checkpoint in {where} was trained with seed={saved['seed']}, this configuration "
             f"says {config.seed}; use the configuration of that run, or another --workdir."
         )
+
+
+def check_trained_on(found: dict, saved: dict, where: str) -> None:
+    """Raises UserError where the training records are not those that a checkpoint was trained on.
+
+    Both are what records depend on: pictures, sizes, source of attention and hash of its weights.
+    """
+    for name in sorted(found.keys() | saved.keys()):
+        if found.get(name) != saved.get(name):
+            raise UserError(
+                f"The checkpoint in {where} was trained on records made with "
+                f"{name}={saved.get(name)!r}, those of this run were made with "
+                f"{found.get(name)!r}; use those records, or another --workdir."
+            )

@@ -32,10 +32,18 @@ class DenseBlock(nn.Module):
 class RRDBNet(nn.Module):
     """A 4x or 8x super-resolution network; `features_of` gives what SRDiff conditions on."""
 
+    reduction = 1  # pictures may have any size
+
     features: int = 64
     blocks: int = 17
     scale: int = 4
     dtype: jnp.dtype = jnp.float32
+
+    def problem(self) -> str | None:
+        """What is wrong with the hyper-parameters."""
+        if self.features % 2:
+            return f"features={self.features} must be even."
+        return None
 
     def setup(self) -> None:
         def layer(features: int, upsample: bool = False) -> nn.Module:

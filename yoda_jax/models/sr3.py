@@ -88,6 +88,8 @@ class SR3UNet(nn.Module):
     parameters do not depend on the picture; the middle always has it.
     """
 
+    continuous_level = True
+
     features: int = 64
     multipliers: tuple[int, ...] = (1, 2, 4, 8, 8)
     blocks: int = 2
@@ -97,6 +99,26 @@ class SR3UNet(nn.Module):
     dropout: float = 0.0
     channels: int = 3
     dtype: jnp.dtype = jnp.float32
+
+    @property
+    def reduction(self) -> int:
+        """By which height and width are reduced at the last level."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    def problem(self) -> str | None:
+        """What is wrong with the hyper-parameters."""
+        if not self.multipliers:
+            return "multipliers must name at least one level, found ()."
+        if self.features % self.groups:  # else they divide the width of every level
+            return f"groups={self.groups} must divide model.features={self.features}."
+        sizes = [self.image_size >> level for level in range(len(self.multipliers))]
+        for size in self.attention_resolutions:
+            if size not in sizes:
+                return (
+                    f"attention_resolutions names {size}, but the levels have the sizes "
+                    f"{', '.join(map(str, sizes))}; choose among these."
+                )
+        return None
 
     def setup(self) -> None:
         self.stem = Stem(self.features, self.channels, self.dtype)

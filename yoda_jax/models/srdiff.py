@@ -59,6 +59,7 @@ class SRDiffUNet(nn.Module):
     """
 
     frozen = ("encoder",)  # parameters that training leaves alone
+    continuous_level = False
 
     features: int = 64
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
@@ -66,6 +67,22 @@ class SRDiffUNet(nn.Module):
     encoder_blocks: int = 17
     scale: int = 4
     dtype: jnp.dtype = jnp.float32
+
+    @property
+    def reduction(self) -> int:
+        """By which height and width are reduced at the last level."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    def problem(self) -> str | None:
+        """What is wrong with the hyper-parameters."""
+        if not self.multipliers:
+            return "multipliers must name at least one level, found ()."
+        if (self.encoder_blocks + 1) % 3:
+            return (
+                f"encoder has {self.encoder_blocks} blocks, expected a multiple of three less one, "
+                "since every third map is used; train an encoder with model.blocks=8 or 17."
+            )
+        return None
 
     def setup(self) -> None:
         self.encoder = RRDBNet(

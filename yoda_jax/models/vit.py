@@ -4,6 +4,8 @@ Sources: facebookresearch/dino vision_transformer.py, facebookresearch/dinov2, a
 Dinov2Model; Dosovitskiy et al. 2021.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,7 +104,11 @@ class _Block(nn.Module):
         y = self.norm1(x)
         q, k, v = (self._split(layer(y)) for layer in (self.query, self.key, self.value))
         y = jax.lax.platform_dependent(
-            q, k, v, cpu=_attend_by_head, default=jax.nn.dot_product_attention
+            q,
+            k,
+            v,
+            cpu=partial(_attend, by_picture=True),
+            default=partial(_attend, by_picture=False),
         )
         x = x + self._scaled(1, self.out(rearrange(y, "b k n d -> b k (n d)")))
         y = nn.gelu(self.mlp1(self.norm2(x)), approximate=False)
@@ -123,23 +129,28 @@ class _Block(nn.Module):
         return rearrange(x, "b k (n d) -> b k n d", n=self.heads)
 
 
-def _attend_by_head(
-    q: Float[Array, "B N heads d"], k: Float[Array, "B N heads d"], v: Float[Array, "B N heads d"]
+def _attend(
+    q: Float[Array, "B N heads d"],
+    k: Float[Array, "B N heads d"],
+    v: Float[Array, "B N heads d"],
+    by_picture: bool,
 ) -> Float[Array, "B N heads d"]:
-    """softmax(q k^T / sqrt(d)) v, a head of a picture at a time.
+    """softmax(q k^T / sqrt(d)) v, a head at a time, and of one picture at a time `by_picture`.
 
-    The square of one head fits a CPU's caches, that of all of them does not. Divided last, when d
-    values are left of every N.
+    The N x N weights of all heads at once would take gigabytes; those of one head of one picture
+    fit a CPU's caches. Divided last, when d values are left of every N.
     """
+    group = "(b n) 1" if by_picture else "n b"
 
-    def attend(head: tuple[Float[Array, "N d"], ...]) -> Float[Array, "N d"]:
+    def attend(head: tuple[Float[Array, "b N d"], ...]) -> Float[Array, "b N d"]:
         q, k, v = head
-        logits = (q * q.shape[-1] ** -0.5) @ k.T
+        logits = jnp.einsum("bqd,bkd->bqk", q * q.shape[-1] ** -0.5, k)
         weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-        return (weights @ v) / weights.sum(-1, keepdims=True)
+        return jnp.einsum("bqk,bkd->bqd", weights, v) / weights.sum(-1, keepdims=True)
 
-    by_head = [rearrange(x, "b k n d -> (b n) k d") for x in (q, k, v)]
-    return rearrange(jax.lax.map(attend, by_head), "(b n) k d -> b k n d", n=q.shape[2])
+    heads = [rearrange(x, f"b k n d -> {group} k d") for x in (q, k, v)]
+    out = jax.lax.map(attend, heads)
+    return rearrange(out, f"{group} k d -> b k n d", n=q.shape[2])
 
 
 def interpolation_matrix(old: int, new: int, offset: float) -> Float[np.ndarray, "new old"]:

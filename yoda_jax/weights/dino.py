@@ -6,6 +6,7 @@ Hugging Face's Dinov2Model.
 """
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -34,7 +35,6 @@ BACKBONES: dict[str, VisionTransformer | ResNet] = {
 # Hugging Face's name -> the official one.
 _HUGGING_FACE = {
     "embeddings.cls_token": "cls_token",
-    "embeddings.mask_token": "mask_token",
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.patch_embeddings.projection": "patch_embed.proj",
     "encoder.layer": "blocks",
@@ -54,7 +54,9 @@ _RESNET = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean",
            "variance": "running_var"}  # fmt: skip
 # Entries of other parts than the backbone: heads, masked-image modelling, decoders, counters.
-_OTHER_PARTS = re.compile(r"(head|decoder|fc|classifier)\.|mask_token$|.*\.num_batches_tracked$")
+_OTHER_PARTS = re.compile(
+    r"(head|decoder|fc|classifier)\.|(embeddings\.)?mask_token$|.*\.num_batches_tracked$"
+)
 
 
 def load_backbone(
@@ -102,7 +104,7 @@ def official_names(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             for theirs, official in _HUGGING_FACE.items():
                 name = re.sub(rf"(^|\.){re.escape(theirs)}(?=\.|$)", rf"\g<1>{official}", name)
         parts = name.partition(".qkv.")
-        if parts[1] and len(value) % 3 == 0:
+        if parts[1] and np.ndim(value) and len(value) % 3 == 0:
             for part, third in zip(("query", "key", "value"), np.split(value, 3), strict=True):
                 renamed[f"{parts[0]}.{part}.{parts[2]}"] = third
         else:
@@ -134,19 +136,27 @@ def from_reference(what: str, entries: Mapping[str, np.ndarray], params: Mapping
     for path, name in names.items():
         if name not in entries:
             continue
-        value = np.asarray(entries[name])
-        axes = {4: (2, 3, 1, 0), 2: (1, 0)}  # (out, in, h, w) and (out, in), channels last
-        turned = value.transpose(axes[value.ndim]) if path[-1] == "kernel" else value
-        if turned.ndim == 4 and len(shapes[path].shape) == 2:  # a convolution over patches
-            turned = turned.reshape(-1, turned.shape[-1])
-        elif path[-1] != "kernel":  # ones in front: (1, 1, C)
-            turned = turned.reshape(turned.shape[-len(shapes[path].shape) :])
-        if turned.shape != shapes[path].shape:
-            wrong.append(f"{name} has the shape {value.shape}, not that of {shapes[path].shape}")
-        loaded[path] = turned
+        value, ours = np.asarray(entries[name]), shapes[path].shape
+        expected = _official_shape(path, ours)
+        if value.shape != expected:
+            wrong.append(f"{name} has the shape {value.shape}, expected {expected}")
+            continue
+        if path[-1] == "kernel":  # (out, in, h, w) or (out, in), channels last
+            value = np.moveaxis(value, (0, 1), (-1, -2))
+        loaded[path] = value.reshape(ours)
     if wrong:
         raise UserError(
-            f"{what} do not fit in {len(wrong)} places: {'; '.join(wrong[:5])}; choose the "
-            "attention.source that the file was made for."
+            f"{what} must have the same entries, found differences in {len(wrong)} of them: "
+            f"{'; '.join(wrong[:5])}; choose the attention.source that the file was made for."
         )
     return unflatten_dict(loaded)
+
+
+def _official_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the official entry of our parameter."""
+    if path[-2:] == ("patch_embedding", "kernel"):  # a convolution over patches
+        side = math.isqrt(shape[0] // 3)
+        return (shape[1], 3, side, side)
+    if path[-1] == "kernel":
+        return (*shape[:-3:-1], *shape[:-2])
+    return {"class_token": (1, 1), "positions": (1,)}.get(path[-1], ()) + shape
