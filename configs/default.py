@@ -53,18 +53,20 @@ def get_config() -> ConfigDict:
     c.diffusion.steps = 2000  # T of training
     c.diffusion.beta_start = 1e-6  # of all but cosine, which has its own
     c.diffusion.beta_end = 1e-2
-    c.diffusion.level = "continuous"  # the network is told sqrt(gamma), or the "discrete" step
     c.diffusion.penalty = "l1"  # l1 or l2
     c.diffusion.sampling_steps = 2000  # of the re-spaced chain
 
     c.model = ConfigDict()
-    c.model.name = "sr3"
+    c.model.name = "sr3"  # sr3, srdiff; rrdb: SRDiff's encoder, trained without diffusion
     c.model.features = 64  # width of the first level
     c.model.multipliers = (1, 2, 4, 8, 8)  # of the width, a level each
     c.model.blocks = 2  # residual blocks a level
     c.model.attention_resolutions = (16,)  # sizes (of hr_size halved) with self-attention
     c.model.groups = 32  # of group normalisation
     c.model.dropout = 0.0
+    c.model.encoder = ""  # of srdiff: workdir of the rrdb run that trained its encoder
+    c.model.encoder_features = 0  # taken over from that run
+    c.model.encoder_blocks = 0  # likewise
     c.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters are float32
 
     c.train = ConfigDict()
@@ -73,6 +75,7 @@ def get_config() -> ConfigDict:
     c.train.accumulate = 1  # parts of the batch whose gradients are summed one after another
     c.train.learning_rate = 1e-4
     c.train.warmup_steps = 10_000
+    c.train.halve_every = 0  # steps after which the learning rate is halved again; 0: never
     c.train.weight_decay = 0.0  # above 0: AdamW
     c.train.clip_norm = 0.0  # of the global gradient; 0: none
     c.train.ema_decay = 0.9999  # of the parameters that are sampled with; 0: no average

@@ -23,9 +23,9 @@ ALLOWED = {
     "training": {"training", "diffusion", "errors"},
     "yoda": {"diffusion", "data", "training"},
     "regression": {"diffusion", "data", "training"},
-    "sampling": {"yoda", "training", "errors"},
-    "jobs": {"jobs", "sampling", "yoda", "training", "evaluation", "weights", "data", "attention",
-             "models", "diffusion", "errors", "prefetch"},
+    "sampling": {"yoda", "regression", "training", "errors"},
+    "jobs": {"jobs", "sampling", "yoda", "regression", "training", "evaluation", "weights",
+             "data", "attention", "models", "diffusion", "errors", "prefetch"},
     "main": {"jobs", "training", "errors"},
 }  # fmt: skip
 

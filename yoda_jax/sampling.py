@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key, UInt8
 
 from yoda_jax.errors import UserError
+from yoda_jax.regression import Regression
 from yoda_jax.training.sharding import by_rows, place
 from yoda_jax.training.state import Params
 from yoda_jax.yoda import Yoda
@@ -22,27 +23,27 @@ class BatchSampler:
     A picture's noise depends on the seed and the picture's id alone, not on its batch.
     """
 
-    def __init__(self, yoda: Yoda, mesh: Mesh) -> None:
+    def __init__(self, method: Yoda | Regression, mesh: Mesh) -> None:
         self.mesh = mesh
-        steps = np.arange(yoda.sampling_steps, 0, -1, dtype=np.int32)
+        steps = np.arange(method.sampling_steps, 0, -1, dtype=np.int32)
         self._portions = np.array_split(steps, min(PORTIONS, len(steps)))
 
         def keys(seed: Int[Array, ""], ids: Int[Array, "B"]) -> Key[Array, "B"]:
             return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
 
         rows = by_rows(mesh)
-        self._condition = jax.jit(yoda.condition, out_shardings=rows)
+        self._condition = jax.jit(method.condition, out_shardings=rows)
         self._start = jax.jit(
-            lambda seed, ids, lr: yoda.start(keys(seed, ids), lr), out_shardings=rows
+            lambda seed, ids, lr: method.start(keys(seed, ids), lr), out_shardings=rows
         )
         self._advance = jax.jit(
-            lambda params, condition, seed, ids, lr, attention, z, steps: yoda.advance(
+            lambda params, condition, seed, ids, lr, attention, z, steps: method.advance(
                 params, condition, keys(seed, ids), lr, attention, z, steps
             ),
             donate_argnums=6,
             out_shardings=rows,
         )
-        self._finish = jax.jit(yoda.finish, out_shardings=rows)
+        self._finish = jax.jit(method.finish, out_shardings=rows)
 
     def __call__(
         self,

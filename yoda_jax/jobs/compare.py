@@ -5,7 +5,7 @@ from pathlib import Path
 from absl import logging
 from ml_collections import ConfigDict
 
-from yoda_jax.jobs import evaluate, precompute, train
+from yoda_jax.jobs import evaluate, parts, precompute, train
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -15,7 +15,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     mask; trained and sampled with the mask. Each training resumes by itself.
     """
     train.check_batches(config)
-    config = config.copy_and_resolve_references()
+    config = parts.complete(config, f"{workdir}/base", f"{workdir}/yoda")
     config.data.records = config.data.records or str(Path(workdir) / "records")
     precompute.run(config, workdir)
     evaluation = evaluate.Evaluation(config, workdir)

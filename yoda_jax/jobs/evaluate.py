@@ -18,7 +18,7 @@ from yoda_jax.data.records import Records
 from yoda_jax.diffusion.mask import diffused_fraction
 from yoda_jax.evaluation import fidelity, report
 from yoda_jax.evaluation.perceptual import lpips
-from yoda_jax.jobs import build, precompute, summary, validation
+from yoda_jax.jobs import build, parts, precompute, summary, validation
 from yoda_jax.sampling import BatchSampler
 from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
@@ -30,10 +30,11 @@ _SHEET_SIZE = 128
 
 def run(config: ConfigDict, workdir: str) -> None:
     """Samples the held-out pictures from the newest checkpoint and reports beside bicubic."""
+    config = parts.complete(config, workdir)
     params, trained_masked, step = load_weights(config, workdir)
     precompute.run(config, workdir, splits=("eval",))
     evaluation = Evaluation(config, workdir)
-    label = "YODA" if trained_masked else "base"
+    label = f"{config.model.name} + YODA" if trained_masked else config.model.name
     if trained_masked != config.mask.enabled:
         label += " + mask" if config.mask.enabled else " without mask"
     evaluation.add_bicubic()
@@ -43,9 +44,9 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 def load_weights(config: ConfigDict, workdir: str) -> tuple[Params, bool, int]:
     """The newest checkpoint's averaged parameters on every device, (trained masked, step)."""
-    yoda, where = build.yoda(config), sharding.replicated(sharding.make_mesh())
+    method, where = build.method(config), sharding.replicated(sharding.make_mesh())
     shapes = jax.eval_shape(
-        lambda: yoda.init(jax.random.key(0), config.data.hr_size // config.data.scale)
+        lambda: method.init(jax.random.key(0), config.data.hr_size // config.data.scale)
     )
     abstract = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes
@@ -67,7 +68,7 @@ class Evaluation:
         sharding.check_batch(self.mesh, "eval.batch_size", config.eval.batch_size)
         self.records = Records(build.record_folder(config, workdir, "eval"))
         self.indices = summary.spread(config.eval.pictures, len(self.records))
-        self.yoda = build.yoda(config)
+        self.method = build.method(config)
         self.samplers: dict[bool, BatchSampler] = {}
         self.rows: list[report.Row] = []
         self.shown: dict[str, list[np.ndarray]] = {}
@@ -83,7 +84,7 @@ class Evaluation:
         """The row that every method has to be compared with."""
 
         def upscale(ids: np.ndarray, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-            lr_up = upsample(jnp.asarray(rows["lr"]), self.yoda.scale, self.yoda.border)
+            lr_up = upsample(jnp.asarray(rows["lr"]), self.method.scale, self.method.border)
             return np.asarray(to_uint8(lr_up))
 
         self._measure("bicubic", upscale, diffused=lambda attention: np.zeros(len(attention)))
@@ -94,7 +95,7 @@ class Evaluation:
         seed: of the noise, in place of the configuration's.
         """
         if masked not in self.samplers:
-            self.samplers[masked] = BatchSampler(self.yoda.with_mask(masked), self.mesh)
+            self.samplers[masked] = BatchSampler(self.method.with_mask(masked), self.mesh)
         sampler, started = self.samplers[masked], time.time()
         batches = -(-len(self.indices) // self.config.eval.batch_size)
         done, last_report = 0, started
@@ -120,6 +121,8 @@ class Evaluation:
         lower_bound = self.config.mask.lower_bound if masked else 1.0
 
         def diffused(attention: np.ndarray) -> np.ndarray:
+            if not self.method.network.diffuses:
+                return np.zeros(len(attention))
             return np.asarray(diffused_fraction(jnp.asarray(attention / 255), lower_bound))
 
         self._measure(label, upscale, diffused)
@@ -127,11 +130,15 @@ class Evaluation:
     def report(self, folder: Path) -> None:
         """Writes and prints the table with its protocol."""
         c = self.config
+        steps = (
+            f"{c.diffusion.sampling_steps} DDPM steps, lower bound {c.mask.lower_bound}"
+            if self.method.network.diffuses
+            else "no diffusion"
+        )
         protocol = (
             f"{len(self.indices)} held-out examples of {len(set(self.names))} pictures, "
             f"{c.data.scale}x to {c.data.hr_size}x{c.data.hr_size}, bicubic LR "
-            f"({c.data.border} border), {c.diffusion.sampling_steps} DDPM steps, lower bound "
-            f"{c.mask.lower_bound}; PSNR and SSIM in RGB (and Y) of 8 bits, border "
+            f"({c.data.border} border), {steps}; PSNR and SSIM in RGB (and Y) of 8 bits, border "
             f"{c.eval.border}; LPIPS AlexNet v0.1; colour shift: mean over channels of "
             "|mean(SR - HR)| on [-1, 1]; mean ± standard error over examples (identical pictures, "
             "of infinite PSNR, left out of it)"

@@ -6,7 +6,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from yoda_jax.diffusion.schedule import gammas
-from yoda_jax.jobs import build, train
+from yoda_jax.jobs import build, parts, train
 from yoda_jax.training import sharding
 
 
@@ -16,11 +16,11 @@ def run(config: ConfigDict, workdir: str) -> None:
     The step is compiled for the devices at hand, with the batch and sharding of the configuration,
     but nothing is computed and no picture is read.
     """
-    del workdir
-    mesh, yoda = sharding.make_mesh(), build.yoda(config)
+    config = parts.complete(config, workdir)
+    mesh, method = sharding.make_mesh(), build.method(config)
     sharding.check_batch(mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
     print(config)
-    _, abstract = train.make_state(config, yoda, mesh)
+    _, abstract = train.make_state(config, method, mesh)
     print(parameter_overview.get_parameter_overview(abstract.params, include_stats=False))
     size, scale = config.data.patch or config.data.hr_size, config.data.scale
     shapes = {
@@ -32,7 +32,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         for name, shape in shapes.items()
     }  # fmt: skip
     key = jax.eval_shape(lambda: jax.random.key(0))
-    step = train.compiled_step(config, yoda, mesh, abstract)
+    step = train.compiled_step(config, method, mesh, abstract)
     compiled = step.lower(abstract, batch, key).compile()
     memory = compiled.memory_analysis()
     gib = 2**30
@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     print(f"parameters      {count:,}")
     print(
         f"schedule        {config.diffusion.schedule}, T={config.diffusion.steps}, gamma_T="
-        f"{gammas(yoda.betas)[-1]:.2e}, {config.diffusion.sampling_steps} sampling steps"
+        f"{gammas(build.betas(config))[-1]:.2e}, {config.diffusion.sampling_steps} sampling steps"
     )
     # XLA counts the body of a loop, here one part of the batch, once.
     flops = compiled.cost_analysis()["flops"] * mesh.size * config.train.accumulate

@@ -16,7 +16,7 @@ from scipy import stats
 from yoda_jax.data.records import Records
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation.report import write_whole
-from yoda_jax.jobs import build, evaluate, precompute, summary, train, validation
+from yoda_jax.jobs import build, evaluate, parts, precompute, summary, train, validation
 from yoda_jax.training.checkpoints import Checkpoints
 
 BICUBIC = "bicubic"
@@ -46,14 +46,18 @@ def run(config: ConfigDict, workdir: str) -> None:
     the fewest steps to the most. Everything done is kept: a stopped study goes on where it was.
     """
     arms = [Arm(*arm) for arm in config.study.arms]
-    plain = _with(config, {"study.arms": ()})
+    plain = parts.complete(_with(config, {"study.arms": ()}))
     _check(plain, arms)
     for arm in arms:
-        trained, sampled = _parts(plain, workdir, arm)
+        trained, sampled = _configurations(plain, workdir, arm)
         precompute.run(trained, workdir)
         precompute.run(sampled, workdir, splits=("eval",))
     results: dict[str, list[list[dict]]] = {}  # label -> training seed -> sampling seed
-    for arm in sorted(arms, key=lambda arm: (_key(arm), _parts(plain, "", arm)[0].train.steps)):
+
+    def order(arm: Arm) -> tuple[str, int]:
+        return _key(arm), _configurations(plain, "", arm)[0].train.steps
+
+    for arm in sorted(arms, key=order):
         for seed in range(config.seed, config.seed + config.study.train_seeds):
             results.setdefault(arm.label, []).append(_run_arm(plain, workdir, arm, seed))
     if jax.process_index() == 0:
@@ -79,7 +83,7 @@ def _check(config: ConfigDict, arms: Sequence[Arm]) -> None:
             "arms keep records of their own in the workdir."
         )
     for arm in arms:
-        for part in _parts(config, "", arm):
+        for part in _configurations(config, "", arm):
             validation.validate(part)
             train.check_batches(part)
 
@@ -99,17 +103,17 @@ def _with(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
     return changed
 
 
-def _parts(
+def _configurations(
     config: ConfigDict, workdir: str, arm: Arm, seed: int | None = None
 ) -> tuple[ConfigDict, ConfigDict]:
     """The configurations of an arm's training and sampling, each with a folder of records."""
     trained = _with(config, {**arm.train, "seed": config.seed if seed is None else seed})
-    parts = []
+    both = []
     for part in (trained, _with(trained, arm.sample)):
         kind = json.dumps(precompute.settings(part, "eval"), sort_keys=True)
         name = f"{part.attention.source} {zlib.crc32(kind.encode()):08x}"
-        parts.append(_with(part, {"data.records": str(Path(workdir) / "records" / name)}))
-    return parts[0], parts[1]
+        both.append(_with(part, {"data.records": str(Path(workdir) / "records" / name)}))
+    return both[0], both[1]
 
 
 def _key(arm: Arm) -> str:
@@ -129,7 +133,7 @@ def _relevant(config: dict, without: Iterable[str] = ()) -> dict:
 
 def _run_arm(config: ConfigDict, workdir: str, arm: Arm, seed: int) -> list[dict]:
     """The figures of an arm trained from a seed, for each sampling."""
-    trained, sampled = _parts(config, workdir, arm, seed)
+    trained, sampled = _configurations(config, workdir, arm, seed)
     for part in (trained, sampled):
         if part.study.diffused and part.mask.enabled:
             part.mask.lower_bound = lower_bound(part, part.study.diffused)
@@ -217,11 +221,11 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
     of freedom by Welch and Satterthwaite. With one training it holds for that one alone.
     """
     means = [differences.mean(axis=axis) for axis in range(2)]
-    parts = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1]
-    variance = sum(v for v, _ in parts)
+    terms = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1]
+    variance = sum(v for v, _ in terms)
     if not variance:
-        return float(differences.mean()), 0.0 if parts else math.nan
-    freedom = variance**2 / sum(v**2 / n for v, n in parts)
+        return float(differences.mean()), 0.0 if terms else math.nan
+    freedom = variance**2 / sum(v**2 / n for v, n in terms)
     return float(differences.mean()), float(stats.t.ppf(0.975, freedom) * math.sqrt(variance))
 
 

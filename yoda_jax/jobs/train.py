@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from yoda_jax.data.batches import Batches, whole
 from yoda_jax.data.records import Records
 from yoda_jax.evaluation.report import picture_grid
-from yoda_jax.jobs import build, evaluate, precompute, validation
+from yoda_jax.jobs import build, evaluate, parts, precompute, validation
 from yoda_jax.jobs.progress import Progress
 from yoda_jax.prefetch import prefetch
 from yoda_jax.sampling import BatchSampler
@@ -22,11 +22,11 @@ from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
 from yoda_jax.training.state import TrainState, create
 from yoda_jax.training.step import make_train_step
-from yoda_jax.yoda import Yoda
 
 
 def run(config: ConfigDict, workdir: str) -> None:
     """The whole way from pictures to an evaluated checkpoint, from wherever a run has ended."""
+    config = parts.complete(config, workdir)
     check_batches(config)
     precompute.run(config, workdir)
     fit(config, workdir)
@@ -41,13 +41,13 @@ def check_batches(config: ConfigDict) -> None:
 
 
 def make_state(
-    config: ConfigDict, yoda: Yoda, mesh: Mesh
+    config: ConfigDict, method: build.Method, mesh: Mesh
 ) -> tuple[Callable[[], TrainState], object]:
     """(a function that makes the first state on the mesh, its shapes with their shardings)."""
     optimizer = build.optimizer(config)
 
     def init() -> TrainState:
-        params = yoda.init(jax.random.key(config.seed), config.data.hr_size // config.data.scale)
+        params = method.init(jax.random.key(config.seed), config.data.hr_size // config.data.scale)
         return create(params, optimizer, config.train.ema_decay > 0)
 
     shapes = jax.eval_shape(init)
@@ -58,10 +58,12 @@ def make_state(
     return jax.jit(init, out_shardings=shardings), abstract
 
 
-def compiled_step(config: ConfigDict, yoda: Yoda, mesh: Mesh, abstract: object) -> Callable:
+def compiled_step(
+    config: ConfigDict, method: build.Method, mesh: Mesh, abstract: object
+) -> Callable:
     """The jitted training step, with the state donated and kept where it lies."""
     step = make_train_step(
-        yoda.loss, build.optimizer(config), config.train.ema_decay, config.train.accumulate
+        method.loss, build.optimizer(config), config.train.ema_decay, config.train.accumulate
     )
     where = jax.tree.map(lambda s: s.sharding, abstract)
     return jax.jit(
@@ -74,7 +76,7 @@ def compiled_step(config: ConfigDict, yoda: Yoda, mesh: Mesh, abstract: object) 
 
 def fit(config: ConfigDict, workdir: str) -> None:
     """Trains up to train.steps on the complete records, from the newest checkpoint if any."""
-    mesh, yoda = sharding.make_mesh(), build.yoda(config)
+    mesh, method = sharding.make_mesh(), build.method(config)
     records = Records(build.record_folder(config, workdir, "train"))
     batches = Batches(
         records,
@@ -83,7 +85,7 @@ def fit(config: ConfigDict, workdir: str) -> None:
         patch=config.data.patch, flip=config.data.flip, process_index=jax.process_index(),
         process_count=jax.process_count(), threads=config.data.threads,
     )  # fmt: skip
-    init, abstract = make_state(config, yoda, mesh)
+    init, abstract = make_state(config, method, mesh)
     folder = Path(workdir) / "checkpoints"
     with Checkpoints(folder, config.train.keep_checkpoints) as checkpoints:
         first = checkpoints.latest() or 0
@@ -95,7 +97,7 @@ def fit(config: ConfigDict, workdir: str) -> None:
             logging.info("%s has its %d steps already", workdir, first)
             return
         batches(first)  # a record that does not fit ends the job here, before any compilation
-        state = checkpoints.restore(abstract) if first else init()
+        state = checkpoints.restore(abstract) if first else parts.load(config, init())
         logging.info("%s at step %d of %d", "resumed" if first else "starting", first,
                      config.train.steps)  # fmt: skip
         # The log gets the figures alone, TensorBoard also configuration, parameters and pictures.
@@ -105,10 +107,10 @@ def fit(config: ConfigDict, workdir: str) -> None:
             _write_overview(board, config, state, workdir)
         grid = None
         if config.train.sample_every:
-            grid = _GridWriter(config, yoda, mesh, workdir, board)
+            grid = _GridWriter(config, method, mesh, workdir, board)
 
         logging.info("compiling the step")
-        train_step = compiled_step(config, yoda, mesh, abstract)
+        train_step = compiled_step(config, method, mesh, abstract)
         key = jax.random.key(config.seed + 1)
         steps = range(first, config.train.steps)
         stream = prefetch(
@@ -134,7 +136,7 @@ class _GridWriter:
     """Samples the first held-out pictures with the averaged parameters, as a TensorBoard image."""
 
     def __init__(
-        self, config: ConfigDict, yoda: Yoda, mesh: Mesh, workdir: str,
+        self, config: ConfigDict, method: build.Method, mesh: Mesh, workdir: str,
         writer: metric_writers.MetricWriter,
     ) -> None:  # fmt: skip
         self.writer = writer
@@ -147,7 +149,7 @@ class _GridWriter:
             records, [int(i) % len(records) for i in local], config.attention.aggregate,
             config.attention.normalise_heads,
         )  # fmt: skip
-        self.sampler = BatchSampler(yoda, mesh)
+        self.sampler = BatchSampler(method, mesh)
 
     def write(self, step: int, state: TrainState) -> None:
         inputs = {key: self.rows[key] for key in ("lr", "attention")}

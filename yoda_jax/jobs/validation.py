@@ -8,6 +8,7 @@ from yoda_jax.diffusion.formulation import FORMULATIONS
 from yoda_jax.diffusion.schedule import SCHEDULES, gammas
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import build
+from yoda_jax.models.networks import NETWORKS
 from yoda_jax.weights.dino import BACKBONES
 
 _LAYOUT = (
@@ -24,9 +25,8 @@ _CHOICES = {
     "mask.input": ("full", "masked"),
     "diffusion.formulation": tuple(FORMULATIONS),
     "diffusion.schedule": tuple(SCHEDULES),
-    "diffusion.level": ("continuous", "discrete"),
     "diffusion.penalty": ("l1", "l2"),
-    "model.name": ("sr3",),
+    "model.name": tuple(NETWORKS),
     "model.dtype": ("float32", "bfloat16"),
     "train.sharding": ("replicate", "fsdp"),
 }
@@ -43,7 +43,7 @@ _SHARES = (
     "train.ema_decay", "study.diffused",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "data.holdout", "eval.border", "train.sample_every", "train.warmup_steps",
+    "data.holdout", "eval.border", "train.sample_every", "train.warmup_steps", "train.halve_every",
     "train.weight_decay", "train.clip_norm", "train.profile_at",
 )  # fmt: skip
 # A chain that does not end in noise cannot be started from noise.
@@ -74,9 +74,8 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"--config.{name} must be within 0..1, found {_field(config, name)}.")
     _validate_attention(config)
     data, model, diffusion = config.data, config.model, config.diffusion
-    if not model.multipliers:
-        raise UserError("--config.model.multipliers must name at least one level, found ().")
-    reduction = 2 ** (len(model.multipliers) - 1)
+    network = build.network(config)
+    reduction = network.reduction
     for name, divisors in {
         "data.hr_size": {"data.scale": data.scale, "the network's reduction": reduction},
         "data.patch": {"data.scale": data.scale, "the network's reduction": reduction},
@@ -94,18 +93,13 @@ def validate(config: ConfigDict) -> None:
             f"--config.data.patch must be within 0..data.hr_size={data.hr_size}, found "
             f"{data.patch}."
         )
-    if model.features % model.groups:  # then they divide the width of every level
+    if problem := network.problem():
+        raise UserError(f"--config.{problem}")
+    if config.mask.enabled and not network.diffuses:
         raise UserError(
-            f"--config.model.groups={model.groups} must divide model.features={model.features}; "
-            "change one of them."
+            f"--config.mask.enabled must be False, since model.name={model.name} diffuses nothing, "
+            "found True."
         )
-    sizes = [data.hr_size >> level for level in range(len(model.multipliers))]
-    for size in model.attention_resolutions:
-        if size not in sizes:
-            raise UserError(
-                f"--config.model.attention_resolutions names {size}, but the levels have the sizes "
-                f"{', '.join(map(str, sizes))}; choose among these."
-            )
     if data.hr_size < 32 or data.hr_size - 2 * config.eval.border < 11:
         raise UserError(
             f"--config.data.hr_size={data.hr_size} with eval.border={config.eval.border} is too "
@@ -172,7 +166,9 @@ def check_trained_with(config: ConfigDict, saved: dict, where: str, training: bo
     What only changes how the run goes on (steps, learning rate, batch) may differ; to sample, mask
     and seed may differ too.
     """
-    names = [f"model.{name}" for name in config.model]
+    # Where a part came from does not matter once it is in the checkpoint.
+    parts = NETWORKS[config.model.name].parts
+    names = [f"model.{name}" for name in config.model if name not in parts]
     names += [f"diffusion.{name}" for name in config.diffusion if name != "sampling_steps"]
     names += ["data.scale", "data.border"]
     if training:

@@ -1,10 +1,10 @@
 """The networks by name, made from hyper-parameters by name.
 
-A diffusion network has `condition(lr, lr_up)`, called once a picture, `__call__(z, level,
-condition, train)`, called each step, and `continuous_level`: whether its level is sqrt(gamma) or
-the step. One without diffusion has `__call__(lr)` and no such attribute. All have `reduction`, by
-which sizes of HR pictures must be divisible, and `problem()`, which says what is wrong with the
-hyper-parameters, if anything.
+Where `diffuses` is true, a network has `condition(lr, lr_up)`, called once a picture,
+`__call__(z, level, condition, train)`, called each step, and `continuous_level`: whether its level
+is sqrt(gamma) or the step. Else it has `__call__(lr)`. All have `reduction`, by which sizes of HR
+pictures must be divisible; `parts`, parameters that another network's training makes; and
+`problem()`, which says what is wrong with the hyper-parameters, if anything.
 """
 
 import dataclasses

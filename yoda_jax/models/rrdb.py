@@ -4,12 +4,16 @@ Layer by layer that of the public implementations (Wang et al. 2018, ESRGAN; git
 SRDiff, models/diffsr_modules.py).
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from yoda_jax.models.convolution import conv, uniform_init
 
+_DOUBLINGS = {4: 2, 8: 3}  # of the picture, by its scale
 _RESIDUAL = 0.2  # of every residual branch
 
 
@@ -33,6 +37,8 @@ class RRDBNet(nn.Module):
     """A 4x or 8x super-resolution network; `features_of` gives what SRDiff conditions on."""
 
     reduction = 1  # pictures may have any size
+    diffuses = False
+    parts: ClassVar[Mapping[str, str]] = {}
 
     features: int = 64
     blocks: int = 17
@@ -42,7 +48,9 @@ class RRDBNet(nn.Module):
     def problem(self) -> str | None:
         """What is wrong with the hyper-parameters."""
         if self.features % 2:
-            return f"features={self.features} must be even."
+            return f"model.features={self.features} must be even."
+        if self.scale not in _DOUBLINGS:
+            return f"data.scale={self.scale} must be 4 or 8."
         return None
 
     def setup(self) -> None:
@@ -54,7 +62,7 @@ class RRDBNet(nn.Module):
             [DenseBlock(self.features // 2, self.dtype) for _ in range(3)]
             for _ in range(self.blocks)
         ]
-        doublings = {4: 2, 8: 3}[self.scale]
+        doublings = _DOUBLINGS[self.scale]
         self.upconv = [layer(self.features, upsample=True) for _ in range(doublings)]
         self.hr_conv, self.conv_last = layer(self.features), layer(3)
 

@@ -4,6 +4,9 @@ Layer by layer the network of the public PyTorch implementation (github.com/Jans
 Image-Super-Resolution-via-Iterative-Refinement, model/sr3_modules/unet.py).
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -88,7 +91,8 @@ class SR3UNet(nn.Module):
     parameters do not depend on the picture; the middle always has it.
     """
 
-    continuous_level = True
+    diffuses, continuous_level = True, True
+    parts: ClassVar[Mapping[str, str]] = {}
 
     features: int = 64
     multipliers: tuple[int, ...] = (1, 2, 4, 8, 8)
@@ -108,14 +112,14 @@ class SR3UNet(nn.Module):
     def problem(self) -> str | None:
         """What is wrong with the hyper-parameters."""
         if not self.multipliers:
-            return "multipliers must name at least one level, found ()."
+            return "model.multipliers must name at least one level, found ()."
         if self.features % self.groups:  # else they divide the width of every level
-            return f"groups={self.groups} must divide model.features={self.features}."
+            return f"model.groups={self.groups} must divide model.features={self.features}."
         sizes = [self.image_size >> level for level in range(len(self.multipliers))]
         for size in self.attention_resolutions:
             if size not in sizes:
                 return (
-                    f"attention_resolutions names {size}, but the levels have the sizes "
+                    f"model.attention_resolutions names {size}, but the levels have the sizes "
                     f"{', '.join(map(str, sizes))}; choose among these."
                 )
         return None

@@ -4,6 +4,9 @@ Layer by layer the network of the public PyTorch implementation (github.com/Leia
 models/diffsr_modules.py), without its optional parts that no published network has.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -58,8 +61,9 @@ class SRDiffUNet(nn.Module):
     third of the encoder's maps is used. The encoder is trained before and stays as it is.
     """
 
-    frozen = ("encoder",)  # parameters that training leaves alone
-    continuous_level = False
+    diffuses, continuous_level = True, False
+    # Parameters that training leaves alone, and the network whose training made them.
+    parts: ClassVar[Mapping[str, str]] = {"encoder": "rrdb"}
 
     features: int = 64
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
@@ -76,11 +80,11 @@ class SRDiffUNet(nn.Module):
     def problem(self) -> str | None:
         """What is wrong with the hyper-parameters."""
         if not self.multipliers:
-            return "multipliers must name at least one level, found ()."
-        if (self.encoder_blocks + 1) % 3:
+            return "model.multipliers must name at least one level, found ()."
+        if self.encoder_blocks and (self.encoder_blocks + 1) % 3:  # 0: not yet known
             return (
-                f"encoder has {self.encoder_blocks} blocks, expected a multiple of three less one, "
-                "since every third map is used; train an encoder with model.blocks=8 or 17."
+                f"model.encoder has {self.encoder_blocks} blocks, expected one less than a "
+                "multiple of three, since every third map is used; train one with 8 or 17."
             )
         return None
 

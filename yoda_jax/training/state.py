@@ -1,7 +1,7 @@
 """The training state, its optimizer and the moving average of its parameters."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,34 +38,55 @@ def create(params: Params, optimizer: optax.GradientTransformation, ema: bool) -
     )
 
 
-def learning_rate(peak: float, warmup_steps: int) -> optax.Schedule:
-    """A linear rise to the peak over the first steps, then constant, as SR3 trains."""
-    return optax.join_schedules(
+def learning_rate(peak: float, warmup_steps: int, halve_every: int = 0) -> optax.Schedule:
+    """A linear rise to the peak over the first steps, then constant, as SR3 trains.
+
+    Halved every `halve_every` steps of the whole, as SRDiff trains; 0: never.
+    """
+    rise = optax.join_schedules(
         [optax.linear_schedule(peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1)),
          optax.constant_schedule(peak)],
         [warmup_steps],
     )  # fmt: skip
+    if not halve_every:
+        return rise
+    return lambda step: rise(step) * 0.5 ** (step // halve_every)
 
 
 def make_optimizer(
-    schedule: optax.Schedule, weight_decay: float, clip_norm: float
+    schedule: optax.Schedule, weight_decay: float, clip_norm: float, frozen: Sequence[str] = ()
 ) -> optax.GradientTransformation:
-    """Adam (.9, .999, 1e-8), decoupled weight decay and clipping by global norm; 0 leaves out."""
+    """Adam (.9, .999, 1e-8), decoupled weight decay and clipping by global norm; 0 leaves out.
+
+    `frozen` parts of the parameters stay as they are and have no moments.
+    """
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     parts.append(
         optax.adamw(schedule, weight_decay=weight_decay) if weight_decay else optax.adam(schedule)
     )
-    return optax.chain(*parts)
+    if not frozen:
+        return optax.chain(*parts)
+
+    def labels(params: Params) -> Params:
+        return {
+            name: jax.tree.map(lambda _, name=name: name in frozen, part)
+            for name, part in params.items()
+        }
+
+    return optax.partition({False: optax.chain(*parts), True: optax.set_to_zero()}, labels)
 
 
 def update_ema(
     ema: Params | None, params: Params, step: Int[Array, ""], decay: float
 ) -> Params | None:
-    """ema * d + params * (1 - d), with d = min(decay, (1 + step) / (10 + step)).
+    """ema + (1 - d) (params - ema), with d = min(decay, (1 + step) / (10 + step)).
+
+    In this form the average of what never changes does not change either.
 
     The rising d forgets the initial parameters quickly (TensorFlow's ExponentialMovingAverage).
     """
     if ema is None:
         return None
     rising: Float[Array, ""] = (1.0 + step) / (10.0 + step)
-    return optax.incremental_update(params, ema, 1.0 - jnp.minimum(decay, rising))
+    share = 1.0 - jnp.minimum(decay, rising)
+    return jax.tree.map(lambda e, p: e + share * (p - e), ema, params)
