@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     c.diffusion.steps = 2000  # T of training
     c.diffusion.beta_start = 1e-6  # of all but cosine, which has its own
     c.diffusion.beta_end = 1e-2
-    c.diffusion.penalty = "l1"  # l1 or l2
+    c.diffusion.penalty = "l1"  # l1, l2, or ssim (SRDiff's L1 + 1 - SSIM)
     c.diffusion.sampling_steps = 2000  # of the re-spaced chain
 
     c.model = ConfigDict()

@@ -67,7 +67,7 @@ def test_the_figures_are_those_of_one_process(runs):
 
 def test_the_first_process_speaks_for_all(runs):
     (two, outputs), (one, _) = runs
-    assert "| YODA" in outputs[0][0] and "|" not in outputs[1][0]
+    assert "| sr3 + YODA" in outputs[0][0] and "|" not in outputs[1][0]
     assert (two / "eval/sheet.png").exists() and (two / "eval/per_image.csv").exists()
     assert len(list(two.glob("events.out.tfevents.*"))) == 1
     names = [sorted(p.name for p in (w / "records/train").iterdir()) for w in (two, one)]

@@ -67,7 +67,7 @@ CALLS = {
     "noising.blend": lambda x: noising.blend(inside(x), x, -x),
     "loss.masked_loss": lambda x: [
         loss.masked_loss(x, batch(1), inside(x), norm, penalty)
-        for norm, penalty in (("pixels", "l1"), ("area", "l2"))
+        for norm, penalty in (("pixels", "l1"), ("area", "l2"), ("pixels", "ssim"))
     ],
     "loss.draw_level": lambda x: x[0, 0, 0, 0] * loss.draw_level(KEY, SCHEDULE, 5, True)[1],
     "loss.training_loss": lambda x: loss.training_loss(

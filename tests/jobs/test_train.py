@@ -101,7 +101,9 @@ def test_the_run_tells_what_it_did(straight):
     assert "waited for input" in done.stderr and "y0_offset_r" in done.stderr
     assert "steps/s" in done.stderr and "ETA" in done.stderr
     table = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    assert [line.split("|")[1].strip().split(",")[0] for line in table[2:]] == ["bicubic", "YODA"]
+    assert [line.split("|")[1].strip().split(",")[0] for line in table[2:]] == [
+        "bicubic", "sr3 + YODA"
+    ]  # fmt: skip
     assert "3 held-out examples of 2 pictures, 4x to 32x32" in done.stdout
     metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
     assert metrics["rows"]["bicubic"]["diffused"]["mean"] == 0

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yoda_jax.models.blocks import GroupNorm, sinusoidal
+from yoda_jax.models.blocks import GroupNorm, mish, sinusoidal
 
 
 @pytest.mark.parametrize("groups", [1, 4, 8])
@@ -42,3 +42,27 @@ def test_frequencies_end_where_each_method_ends_them():
     srdiff = np.arcsin(sinusoidal(level, 8, 1.0)[0, 3])
     sr3 = np.arcsin(sinusoidal(level, 8, 3 / 4)[0, 3])
     np.testing.assert_allclose([srdiff, sr3], [1e-4, 1e-3], rtol=1e-4)
+
+
+def test_mish_is_its_definition_everywhere_with_its_slope():
+    x = np.linspace(-100, 100, 4001)
+    softplus = np.log1p(np.exp(x))
+    expected = x * np.tanh(softplus)
+    slope = np.tanh(softplus) + x * (1 - np.tanh(softplus) ** 2) / (1 + np.exp(-x))
+    value, gradient = jax.vmap(jax.value_and_grad(mish))(jnp.asarray(x, jnp.float32))
+    # Relative down to where float32 ends: what is left at -80, x e^x, still counts.
+    tiny = x < -80
+    np.testing.assert_allclose(value[~tiny], expected[~tiny], rtol=2e-5)
+    np.testing.assert_allclose(gradient, slope, atol=1e-5)
+    np.testing.assert_allclose(value[tiny], 0, atol=1e-32)
+    np.testing.assert_array_equal(value[x > 20], np.float32(x)[x > 20])
+    assert np.isfinite(gradient).all()
+
+
+def test_mish_of_bfloat16_stays_finite():
+    x = jnp.array([-100, -1, 0, 1, 100], jnp.bfloat16)
+    value, gradient = jax.vmap(jax.value_and_grad(mish))(x)
+    assert value.dtype == gradient.dtype == jnp.bfloat16
+    expected = np.array([0, -0.3034, 0, 0.8651, 100])
+    np.testing.assert_allclose(np.float32(value), expected, rtol=0.02, atol=1e-6)
+    np.testing.assert_allclose(np.float32(gradient)[[0, 2, 4]], [0, 0.6, 1], atol=0.01)

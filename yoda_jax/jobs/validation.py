@@ -25,7 +25,7 @@ _CHOICES = {
     "mask.input": ("full", "masked"),
     "diffusion.formulation": tuple(FORMULATIONS),
     "diffusion.schedule": tuple(SCHEDULES),
-    "diffusion.penalty": ("l1", "l2"),
+    "diffusion.penalty": ("l1", "l2", "ssim"),
     "model.name": tuple(NETWORKS),
     "model.dtype": ("float32", "bfloat16"),
     "train.sharding": ("replicate", "fsdp"),

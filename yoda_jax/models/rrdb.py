@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from yoda_jax.models.convolution import conv, uniform_init
 
-_DOUBLINGS = {4: 2, 8: 3}  # of the picture, by its scale
+DOUBLINGS = {4: 2, 8: 3}  # of the picture, by its scale
 _RESIDUAL = 0.2  # of every residual branch
 
 
@@ -49,7 +49,7 @@ class RRDBNet(nn.Module):
         """What is wrong with the hyper-parameters."""
         if self.features % 2:
             return f"model.features={self.features} must be even."
-        if self.scale not in _DOUBLINGS:
+        if self.scale not in DOUBLINGS:
             return f"data.scale={self.scale} must be 4 or 8."
         return None
 
@@ -62,7 +62,7 @@ class RRDBNet(nn.Module):
             [DenseBlock(self.features // 2, self.dtype) for _ in range(3)]
             for _ in range(self.blocks)
         ]
-        doublings = _DOUBLINGS[self.scale]
+        doublings = DOUBLINGS[self.scale]
         self.upconv = [layer(self.features, upsample=True) for _ in range(doublings)]
         self.hr_conv, self.conv_last = layer(self.features), layer(3)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from yoda_jax.models.blocks import mish, sinusoidal
 from yoda_jax.models.convolution import conv, transposed_convolve, uniform_init
-from yoda_jax.models.rrdb import RRDBNet
+from yoda_jax.models.rrdb import DOUBLINGS, RRDBNet
 
 
 class TransposedConv(nn.Module):
@@ -81,6 +81,10 @@ class SRDiffUNet(nn.Module):
         """What is wrong with the hyper-parameters."""
         if not self.multipliers:
             return "model.multipliers must name at least one level, found ()."
+        if self.features % 2 or self.features < 4:
+            return f"model.features={self.features} must be even and at least 4."
+        if self.scale not in DOUBLINGS:
+            return f"data.scale={self.scale} must be 4 or 8, as its encoder's."
         if self.encoder_blocks and (self.encoder_blocks + 1) % 3:  # 0: not yet known
             return (
                 f"model.encoder has {self.encoder_blocks} blocks, expected one less than a "

@@ -6,10 +6,10 @@ The names are those of github.com/Janspiry/Image-Super-Resolution-via-Iterative-
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
-from yoda_jax.errors import UserError
 from yoda_jax.models.sr3 import SR3UNet
+from yoda_jax.weights import strict
 
 # Our layer within a residual block -> the reference's, in the order of its file.
 _BLOCK = {
@@ -82,23 +82,8 @@ def from_reference(network: SR3UNet, entries: Mapping[str, np.ndarray], params: 
     (out, in) to (in, out). Raises UserError where an entry is missing, left over or misshapen,
     naming the first five: nothing loads partly.
     """
-    flat = flatten_dict(params)
-    names = reference_names(network, params)
-    wrong = [f"{name} is missing" for name in names.values() if name not in entries]
-    wrong += [f"{name} is unknown" for name in entries if name not in set(names.values())]
-    loaded = {}
-    for path, name in names.items():
-        if name not in entries:
-            continue
-        value = np.asarray(entries[name])
-        axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim, (0,))
-        value = value.transpose(axes) if value.ndim == len(axes) else value
-        if value.shape != flat[path].shape:
-            wrong.append(f"{name} has shape {entries[name].shape}, ours is {flat[path].shape}")
-        loaded[path] = value
-    if wrong:
-        raise UserError(
-            f"The SR3 entries do not fit the network in {len(wrong)} places: "
-            f"{'; '.join(wrong[:5])}; give the network the checkpoint's own hyper-parameters."
-        )
-    return unflatten_dict(loaded)
+    return strict.load(
+        "The SR3 entries", entries, reference_names(network, params),
+        {path: value.shape for path, value in flatten_dict(params).items()},
+        "give the network the checkpoint's own hyper-parameters",
+    )  # fmt: skip

@@ -6,7 +6,10 @@ The names are those of github.com/LeiaLi/SRDiff.
 import re
 from collections.abc import Mapping
 
+import numpy as np
 from flax.traverse_util import flatten_dict
+
+from yoda_jax.weights import strict
 
 _UNET = {
     "level_dense1": "mlp.0", "level_dense2": "mlp.2", "projection": "cond_proj",
@@ -43,6 +46,25 @@ def reference_names(params: Mapping) -> dict[tuple[str, ...], str]:
 def transposed(path: tuple[str, ...]) -> bool:
     """Whether a parameter belongs to a transposed convolution: (in, out, h, w) in the reference."""
     return path[0] == "projection" or re.fullmatch(r"up\d+_conv", path[0]) is not None
+
+
+def from_reference(entries: Mapping[str, np.ndarray], params: Mapping) -> dict:
+    """Parameters of an SRDiffUNet or an RRDBNet from entries named as `reference_names` says.
+
+    params gives the expected shapes. Convolutions turn from OIHW to HWIO, transposed ones from
+    (in, out, h, w) to (h, w, in, out), dense layers from (out, in) to (in, out). The reference's
+    schedule tables are no parameters and must not be among the entries. Raises UserError where an
+    entry is missing, left over or misshapen, naming the first five: nothing loads partly.
+    """
+    return strict.load(
+        f"The {'SRDiff' if 'encoder' in params else 'RRDB'} entries",
+        entries, reference_names(params),
+        {path: value.shape for path, value in flatten_dict(params).items()},
+        "give the network the checkpoint's own hyper-parameters",
+        lambda path, ndim: (
+            (2, 3, 0, 1) if transposed(path) and ndim == 4 else strict.channels_last(path, ndim)
+        ),
+    )  # fmt: skip
 
 
 def _unet_name(layers: list[str], levels: int) -> str:

@@ -1,0 +1,53 @@
+"""Loading entries of a checkpoint into parameters: all of them or none."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from yoda_jax.errors import UserError
+
+Path = tuple[str, ...]
+Axes = tuple[int, ...]
+
+
+def channels_last(path: Path, ndim: int) -> Axes:
+    """The order of PyTorch's axes in ours: OIHW to HWIO, (out, in) to (in, out); vectors stay."""
+    del path  # the same for every layer
+    return {4: (2, 3, 1, 0), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
+
+
+def load(
+    what: str,
+    entries: Mapping[str, np.ndarray],
+    names: Mapping[Path, str],
+    shapes: Mapping[Path, tuple[int, ...]],
+    advice: str,
+    axes: Callable[[Path, int], Axes] = channels_last,
+) -> dict:
+    """Nested parameters from entries, each turned to the order `axes` gives for its path and rank.
+
+    names and shapes hold the entry's name and our shape of every parameter; `what` (a plural) and
+    `advice` begin and end the error's sentence. Raises UserError where an entry is missing, left
+    over or misshapen, naming the first five.
+    """
+    known = set(names.values())
+    wrong = [f"{name} is missing" for name in names.values() if name not in entries]
+    wrong += [f"{name} is unknown" for name in entries if name not in known]
+    loaded = {}
+    for path, name in names.items():
+        if name not in entries:
+            continue
+        entry, shape = np.asarray(entries[name]), tuple(shapes[path])
+        value = entry
+        if entry.ndim == len(shape):
+            value = entry.transpose(axes(path, entry.ndim))
+        if value.shape != shape:
+            wrong.append(f"{name} has shape {entry.shape}, ours is {shape}")
+        loaded[path] = value
+    if wrong:
+        raise UserError(
+            f"{what} do not fit the network in {len(wrong)} places: {'; '.join(wrong[:5])}; "
+            f"{advice}."
+        )
+    return unflatten_dict(loaded)
