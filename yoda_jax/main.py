@@ -19,7 +19,8 @@ from yoda_jax.training.sharding import join_processes, use_all_cpu_cores
 
 # Mode -> module in yoda_jax.jobs.
 JOBS = {"train": "train", "compare": "compare", "study": "study", "precompute": "precompute",
-        "eval": "evaluate", "show": "show"}  # fmt: skip
+        "eval": "evaluate", "show": "show", "import": "import_weights",
+        "export": "export_weights"}  # fmt: skip
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _MODE = flags.DEFINE_enum("mode", None, list(JOBS), "What to do; default: the configuration's.")
@@ -28,6 +29,10 @@ _DISTRIBUTED = flags.DEFINE_string(
     "distributed", "none", "Several processes: none, auto (TPU pods, clusters), or "
     "HOST:PORT,COUNT,INDEX with the address of process 0."
 )  # fmt: skip
+_PATHS = {
+    "import": flags.DEFINE_string("input", None, "Of mode import: a checkpoint file."),
+    "export": flags.DEFINE_string("output", None, "Of mode export: a .safetensors file."),
+}
 
 
 def _configuration() -> tuple[ConfigDict, str, str]:
@@ -43,7 +48,7 @@ def _configuration() -> tuple[ConfigDict, str, str]:
     if mode not in JOBS:
         raise UserError(f"--config.mode must be one of {', '.join(JOBS)}, found {mode!r}.")
     validation.validate(config)
-    if mode != "show":
+    if mode not in ("show", *_PATHS):
         validation.require_source(config)
     return config, mode, _WORKDIR.value or config.workdir or f"runs/{Path(path).stem}"
 
@@ -52,6 +57,7 @@ def _run(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"Unknown argument {argv[1]!r}; every option starts with --.")
     config, mode, workdir = _configuration()
+    paths = _paths(mode)
     use_all_cpu_cores(config.train.batch_size)
     join_processes(_DISTRIBUTED.value)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/yoda_jax")
@@ -60,7 +66,17 @@ def _run(argv: Sequence[str]) -> None:
         "%s in %s: process %d of %d, %d %s devices in all", mode, workdir, jax.process_index(),
         jax.process_count(), jax.device_count(), jax.default_backend(),
     )  # fmt: skip
-    import_module(f"yoda_jax.jobs.{JOBS[mode]}").run(config, workdir)
+    import_module(f"yoda_jax.jobs.{JOBS[mode]}").run(config, workdir, **paths)
+
+
+def _paths(mode: str) -> dict[str, str]:
+    """The mode's own path, if it has one. Raises UserError for one too many or too few."""
+    given = {flag.name: flag.value for flag in _PATHS.values() if flag.value}
+    wanted = [_PATHS[mode].name] if mode in _PATHS else []
+    if list(given) != wanted:
+        expected = f"--{wanted[0]}=FILE" if wanted else "neither --input nor --output"
+        raise UserError(f"--mode={mode} needs {expected}, found {', '.join(given) or 'neither'}.")
+    return given
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:

@@ -88,17 +88,21 @@ def fit(config: ConfigDict, workdir: str) -> None:
     init, abstract = make_state(config, method, mesh)
     folder = Path(workdir) / "checkpoints"
     with Checkpoints(folder, config.train.keep_checkpoints) as checkpoints:
-        first = checkpoints.latest() or 0
-        if first:
+        latest = checkpoints.latest()
+        first = latest or 0
+        if latest is not None:
             saved = checkpoints.config()
-            validation.check_trained_with(config, saved, workdir, training=True)
-            validation.check_trained_on(records.manifest["settings"], saved["records"], workdir)
+            # An imported checkpoint is fine-tuned with any mask, on any records.
+            validation.check_trained_with(config, saved, workdir, "records" in saved)
+            if "records" in saved:
+                validation.check_trained_on(records.manifest["settings"], saved["records"], workdir)
         if first >= config.train.steps:
             logging.info("%s has its %d steps already", workdir, first)
             return
         batches(first)  # a record that does not fit ends the job here, before any compilation
-        state = checkpoints.restore(abstract) if first else parts.load(config, init())
-        logging.info("%s at step %d of %d", "resumed" if first else "starting", first,
+        fresh = latest is None
+        state = parts.load(config, init()) if fresh else checkpoints.restore(abstract)
+        logging.info("%s at step %d of %d", "starting" if fresh else "resumed", first,
                      config.train.steps)  # fmt: skip
         # The log gets the figures alone, TensorBoard also configuration, parameters and pictures.
         boards = [] if jax.process_index() else [metric_writers.SummaryWriter(workdir)]

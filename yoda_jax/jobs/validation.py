@@ -17,7 +17,7 @@ _LAYOUT = (
 )
 _CHOICES = {
     "data.crop": ("fit", "tiles"),
-    "data.border": ("pil", "matlab"),
+    "data.border": ("pil", "matlab", "srdiff"),
     "data.on_bad": ("stop", "skip"),
     "attention.source": (*BACKBONES, *CLASSICAL),
     "mask.loss_norm": ("pixels", "area"),

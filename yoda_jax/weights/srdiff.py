@@ -48,6 +48,11 @@ def transposed(path: tuple[str, ...]) -> bool:
     return path[0] == "projection" or re.fullmatch(r"up\d+_conv", path[0]) is not None
 
 
+def axes(path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
+    """The order of the reference's axes in ours."""
+    return (2, 3, 0, 1) if transposed(path) and ndim == 4 else strict.channels_last(path, ndim)
+
+
 def from_reference(entries: Mapping[str, np.ndarray], params: Mapping) -> dict:
     """Parameters of an SRDiffUNet or an RRDBNet from entries named as `reference_names` says.
 
@@ -60,10 +65,7 @@ def from_reference(entries: Mapping[str, np.ndarray], params: Mapping) -> dict:
         f"The {'SRDiff' if 'encoder' in params else 'RRDB'} entries",
         entries, reference_names(params),
         {path: value.shape for path, value in flatten_dict(params).items()},
-        "give the network the checkpoint's own hyper-parameters",
-        lambda path, ndim: (
-            (2, 3, 0, 1) if transposed(path) and ndim == 4 else strict.channels_last(path, ndim)
-        ),
+        "give the network the checkpoint's own hyper-parameters", axes,
     )  # fmt: skip
 
 

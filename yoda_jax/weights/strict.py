@@ -51,3 +51,16 @@ def load(
             f"{advice}."
         )
     return unflatten_dict(loaded)
+
+
+def unload(
+    params: Mapping[Path, np.ndarray],
+    names: Mapping[Path, str],
+    axes: Callable[[Path, int], Axes] = channels_last,
+) -> dict[str, np.ndarray]:
+    """Entries under their names and in PyTorch's order, from parameters: the inverse of `load`."""
+    entries = {}
+    for path, name in names.items():
+        value = np.asarray(params[path])
+        entries[name] = np.ascontiguousarray(value.transpose(np.argsort(axes(path, value.ndim))))
+    return entries

@@ -62,6 +62,17 @@ def sha256(path: str | os.PathLike) -> str:
         raise _unopened(path, error) from error
 
 
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The text that a .safetensors file carries beside its tensors; none in other files."""
+    if Path(path).suffix.lower() != ".safetensors":
+        return {}
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except _SAFETENSORS_ERRORS as error:
+        raise unreadable(Path(path), "a safetensors file that NumPy can hold", error) from error
+
+
 def file_head(path: str | os.PathLike) -> bytes:
     """The first 64 bytes; raises UserError for no readable file and for a Git LFS pointer."""
     try:

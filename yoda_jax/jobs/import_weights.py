@@ -1,0 +1,108 @@
+"""import: someone else's checkpoint -> a workdir like those of our own runs."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from ml_collections import ConfigDict
+
+from yoda_jax.errors import UserError
+from yoda_jax.jobs import build, train, validation
+from yoda_jax.training import sharding
+from yoda_jax.training.checkpoints import Checkpoints
+from yoda_jax.training.state import create
+from yoda_jax.weights import public
+from yoda_jax.weights.tensor_file import read_metadata, read_tensors
+
+METADATA = "yoda_jax"  # under which an exported file carries its configuration
+
+
+def run(config: ConfigDict, workdir: str, input: str) -> None:
+    """Writes the weights of a file as the checkpoint of step 0.
+
+    The file is one of SR3's, SRDiff's or RRDB's public code, or one of `export`. Its configuration
+    must be the one given, as far as shapes and schedule tell; everything is checked before the
+    workdir is made. Raises UserError otherwise.
+    """
+    tensors, metadata = read_tensors(input), read_metadata(input)
+    exported = json.loads(metadata[METADATA]) if METADATA in metadata else None
+    ours = exported is not None and exported["names"] == "ours"
+    if ours:
+        found = {f"model.{k}": v for k, v in exported["config"]["model"].items() if v}
+        entries, table = tensors, None
+    else:
+        name, entries, table = public.entries_of(tensors)
+        found = public.settings_of(name, entries, config.data.hr_size)
+    config = _agreed(config, found, input)
+    if table is not None:
+        _check_schedule(config, table, input)
+    method = build.method(config)
+    lr_size = config.data.hr_size // config.data.scale
+    shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), lr_size))
+    if ours:
+        params = _ours(entries, shapes, input)
+    else:
+        params = public.from_public(method.network, entries, shapes)
+    if (Path(workdir) / "checkpoints").exists():
+        raise UserError(f"{workdir} holds checkpoints already; name another --workdir.")
+    _, abstract = train.make_state(config, method, sharding.make_mesh())
+    where = jax.tree.map(lambda s: s.sharding, abstract)
+    optimizer, average = build.optimizer(config), config.train.ema_decay > 0
+    state = jax.jit(lambda p: create(p, optimizer, average), out_shardings=where)(params)
+    with Checkpoints(Path(workdir) / "checkpoints", config.train.keep_checkpoints) as checkpoints:
+        checkpoints.save(state, 0, config.to_dict() | {"imported": Path(input).name})
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    print(f"{input}: {len(entries)} entries, {count:,} parameters")
+    for field, value in found.items():
+        print(f"  --config.{field}={value}")
+    print(f"written to {workdir}; use it with the same --config and --workdir={workdir}")
+
+
+def _agreed(config: ConfigDict, found: dict, input: str) -> ConfigDict:
+    """The configuration with what only the file can tell; raises UserError where the two differ."""
+    config = config.copy_and_resolve_references()
+    different = []
+    for name, value in found.items():
+        group, field = name.split(".")
+        value = tuple(value) if isinstance(value, list) else value
+        expected = config[group][field]
+        if field.partition("_")[0] in build.network(config).parts:  # shape of a part
+            config[group][field] = value
+        elif expected != value:
+            flag = f"--config.{name}={value}"
+            different.append(f'"{flag}"' if isinstance(value, tuple) else flag)
+    if different:
+        raise UserError(
+            f"{input} was made with another configuration than this one; add "
+            f"{' '.join(different)}, or take the configuration it was made with."
+        )
+    validation.validate(config)
+    return config
+
+
+def _check_schedule(config: ConfigDict, table: np.ndarray, input: str) -> None:
+    betas = np.array(build.betas(config), np.float32)
+    if betas.shape != table.shape or not np.allclose(betas, table, rtol=1e-4, atol=1e-8):
+        raise UserError(
+            f"{input} was trained with {len(table)} steps and betas from {table[0]:.3g} to "
+            f"{table[-1]:.3g}, this configuration has {len(betas)} from {betas[0]:.3g} to "
+            f"{betas[-1]:.3g}; set --config.diffusion.schedule, steps, beta_start and beta_end."
+        )
+
+
+def _ours(entries: dict, shapes: dict, input: str) -> dict:
+    params = unflatten_dict({tuple(name.split(".")): value for name, value in entries.items()})
+    expected, found = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in
+         jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (shapes, params)
+    )  # fmt: skip
+    wrong = [k for k in sorted(expected.keys() | found.keys()) if expected.get(k) != found.get(k)]
+    if wrong:
+        raise UserError(
+            f"{input} does not fit this configuration in {len(wrong)} places: "
+            f"{', '.join(wrong[:5])}; take the configuration that it was made with."
+        )
+    return params

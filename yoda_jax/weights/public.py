@@ -1,0 +1,121 @@
+"""Which public checkpoint a file is, and what of a configuration follows from its entries."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from yoda_jax.errors import UserError
+from yoda_jax.models.networks import Network
+from yoda_jax.models.sr3 import SR3UNet
+from yoda_jax.weights import sr3, srdiff, strict
+
+# Tables of the schedule, which are no parameters; `betas` is what the others follow from.
+_TABLES = {
+    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod", "posterior_variance", "posterior_log_variance_clipped",
+    "posterior_mean_coef1", "posterior_mean_coef2",
+}  # fmt: skip
+_MARKS = {
+    "denoise_fn.noise_level_mlp.1.weight": "sr3",
+    "denoise_fn.cond_proj.weight": "srdiff",
+    "conv_first.weight": "rrdb",
+}
+
+
+def entries_of(tensors: Mapping[str, Any]) -> tuple[str, dict[str, np.ndarray], np.ndarray | None]:
+    """(network's name, its entries, betas if the file has them) of a checkpoint of public code.
+
+    SR3 of Janspiry, SRDiff and RRDB of LeiaLi, also wrapped as their trainers save them. Raises
+    UserError for anything else.
+    """
+    for wrapper in ("state_dict", "model"):
+        if isinstance(tensors.get(wrapper), Mapping):
+            tensors = tensors[wrapper]
+    entries = {name: value for name, value in tensors.items() if name not in _TABLES}
+    for mark, name in _MARKS.items():
+        if mark in entries:
+            if name == "sr3":
+                entries = {key.removeprefix("denoise_fn."): v for key, v in entries.items()}
+            return name, entries, tensors.get("betas")
+    raise UserError(
+        "The file must be a checkpoint of SR3, SRDiff or RRDB of the public code, found the "
+        f"entries {', '.join(sorted(map(str, tensors))[:5]) or '(none)'}; name another."
+    )
+
+
+def settings_of(name: str, entries: Mapping[str, np.ndarray], image_size: int) -> dict[str, Any]:
+    """The fields of a configuration ("model.features") that follow from entries and their shapes.
+
+    image_size is the HR size of training, which tells at which resolutions SR3 has attention.
+    """
+    found = {"model.name": name}
+    if name == "rrdb":
+        return found | {f"model.{k}": v for k, v in _rrdb(entries).items()} | {
+            "data.scale": 8 if "upconv3.weight" in entries else 4
+        }  # fmt: skip
+    if name == "sr3":
+        return found | {f"model.{k}": v for k, v in _sr3(entries, image_size).items()} | {
+            "data.border": "pil", "diffusion.formulation": "sr3"
+        }  # fmt: skip
+    features = entries["denoise_fn.mlp.0.weight"].shape[1]
+    encoder = {k.removeprefix("rrdb."): v for k, v in entries.items() if k.startswith("rrdb.")}
+    levels = 1 + max(int(m[1]) for k in entries if (m := re.match(r"denoise_fn\.downs\.(\d+)", k)))
+    widths = [len(entries[f"denoise_fn.downs.{i}.0.block1.block.1.bias"]) for i in range(levels)]
+    return found | {f"model.encoder_{k}": v for k, v in _rrdb(encoder).items()} | {
+        "model.features": features,
+        "model.multipliers": tuple(width // features for width in widths),
+        "data.scale": entries["denoise_fn.cond_proj.weight"].shape[2] // 2,
+        "data.border": "srdiff",
+        "diffusion.formulation": "srdiff",
+    }  # fmt: skip
+
+
+def _rrdb(entries: Mapping[str, np.ndarray]) -> dict[str, int]:
+    blocks = [int(m[1]) for k in entries if (m := re.match(r"RRDB_trunk\.(\d+)", k))]
+    return {"features": len(entries["conv_first.bias"]), "blocks": 1 + max(blocks, default=-1)}
+
+
+def _sr3(entries: Mapping[str, np.ndarray], image_size: int) -> dict[str, Any]:
+    """The levels of an SR3 file: blocks between down-samplings."""
+    features = len(entries["downs.0.bias"])
+    last = max(int(m[1]) for k in entries if (m := re.match(r"downs\.(\d+)", k)))
+    widths, blocks, attention = [], [0], [False]
+    for i in range(1, last + 1):
+        if f"downs.{i}.conv.weight" in entries:
+            blocks.append(0)
+            attention.append(False)
+            continue
+        if not blocks[-1]:
+            widths.append(len(entries[f"downs.{i}.res_block.block1.block.3.bias"]))
+        blocks[-1] += 1
+        attention[-1] |= f"downs.{i}.attn.qkv.weight" in entries
+    return {
+        "features": features,
+        "multipliers": tuple(width // features for width in widths),
+        "blocks": blocks[0],
+        "attention_resolutions": tuple(
+            image_size >> level for level, has in enumerate(attention) if has
+        ),
+    }
+
+
+def from_public(network: Network, entries: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
+    """Our parameters from entries of `entries_of`; strict, see `strict.load`."""
+    if isinstance(network, SR3UNet):
+        return sr3.from_reference(network, entries, shapes)
+    return srdiff.from_reference(entries, shapes)
+
+
+def to_public(network: Network, params: Mapping) -> dict[str, np.ndarray]:
+    """Entries as the public code names them, from our parameters: the inverse of `from_public`."""
+    if isinstance(network, SR3UNet):
+        names = {
+            path: f"denoise_fn.{name}"
+            for path, name in sr3.reference_names(network, params).items()
+        }
+        return strict.unload(flatten_dict(params), names)
+    return strict.unload(flatten_dict(params), srdiff.reference_names(params), srdiff.axes)
