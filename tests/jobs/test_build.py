@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from configs import default, demo, sr3_ffhq
+from configs import default, demo, rrdb_celeba, rrdb_df2k, sr3_ffhq, srdiff_celeba, srdiff_df2k
 from yoda_jax.attention.classical import ClassicalAttention
 from yoda_jax.jobs import build
 
@@ -61,3 +62,25 @@ def test_weights_are_known_by_their_bytes(tmp_path):
         config.attention.weights = str(tmp_path / name)
         found.append(build.attention_settings(config)["attention.weights"])
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "config", "counts"),
+    [
+        (rrdb_celeba, srdiff_celeba, (1_488_003, 10_545_795)),
+        (rrdb_df2k, srdiff_df2k, (12_381_443, 12_934_915)),
+    ],
+)
+def test_shipped_networks_have_the_published_sizes(encoder, config, counts):
+    encoder, config = encoder.get_config(), config.get_config()
+    config.model.encoder_features = encoder.model.features
+    config.model.encoder_blocks = encoder.model.blocks
+
+    def count(config):
+        method = build.method(config)
+        shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), 8))
+        return {k: sum(leaf.size for leaf in jax.tree.leaves(v)) for k, v in shapes.items()}
+
+    parts = count(config)
+    assert sum(count(encoder).values()) == parts.pop("encoder") == counts[0]
+    assert sum(parts.values()) == counts[1]

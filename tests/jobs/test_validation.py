@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from configs import default, demo, sr3_ffhq
+from configs import (
+    default,
+    demo,
+    rrdb_celeba,
+    rrdb_df2k,
+    sr3_ffhq,
+    srdiff_celeba,
+    srdiff_df2k,
+)
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import validation
 from yoda_jax.models.networks import NETWORKS
@@ -75,6 +83,12 @@ def test_shares_are_within_0_and_1(name, value):
             ["--config.model.groups=32", "model.features=16"],
         ),
         ({"model__multipliers": ()}, ["--config.model.multipliers", "()"]),
+        ({"model__name": "srdiff", "model__features": 7}, ["--config.model.features=7", "even"]),
+        ({"model__name": "rrdb"}, ["--config.mask.enabled", "model.name=rrdb diffuses nothing"]),
+        (
+            {"model__name": "rrdb", "data__scale": 2, "mask__enabled": False},
+            ["--config.data.scale=2 must be 4 or 8"],
+        ),
         ({"diffusion__sampling_steps": 2001}, ["--config.diffusion.sampling_steps=2001", "2000"]),
         (
             {"diffusion__steps": 100, "diffusion__sampling_steps": 100},
@@ -104,9 +118,12 @@ def test_source_of_pictures_is_required():
     validation.require_source(changed(data__train="samples:photos"))
 
 
-SHIPPED = {"default": default.get_config(), "demo": demo.get_config()} | {
-    variant: sr3_ffhq.get_config(variant) for variant in sr3_ffhq.VARIANTS
-}
+SHIPPED = (
+    {"default": default.get_config(), "demo": demo.get_config()}
+    | {variant: sr3_ffhq.get_config(variant) for variant in sr3_ffhq.VARIANTS}
+    | {module.__name__: module.get_config()
+       for module in (rrdb_celeba, rrdb_df2k, srdiff_celeba, srdiff_df2k)}
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHIPPED)
