@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from configs import default
 
-# Trained with their masks: the best as they came out of the stage `sampler`, and controls.
-TRAINED = ("DINOv2 max", "DINOv2 max of normalised", "edges", "entropy", "random")
+# Trained with their masks: the default, the best of LPIPS in the stage `sampler`, and a control.
+TRAINED = ("DINOv2 max", "DINOv2 head 3", "DINOv2 head 4", "SIFT", "entropy", "random")
 # Label -> the fields of a source of attention.
 MAPS = {
     "DINOv2 max": {},
