@@ -14,7 +14,7 @@ from yoda_jax.data.degrade import downsample, fit, resize_matrix, resize_photo, 
 from yoda_jax.errors import UserError
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "srdiff_degrade.npz")
-BORDERS = st.sampled_from(["pil", "matlab"])
+BORDERS = st.sampled_from(["pil", "matlab", "srdiff"])
 SIZES = st.integers(1, 40)
 
 jit_upsample = jax.jit(upsample, static_argnums=(1, 2))
@@ -60,6 +60,24 @@ def test_matlab_rule_is_the_srdiff_reference():
     np.testing.assert_allclose(lr_up, GOLDEN["lr_up01_HWC_f64"], atol=1e-5)
 
 
+def test_srdiff_rule_is_the_reference_with_its_division_by_256():
+    lr = GOLDEN["lr_u8_HWC"]
+    np.testing.assert_array_equal(downsample(GOLDEN["hr_u8_HWC"], 4, "srdiff"), lr)
+    # The reference shows its network 2 x - 1 of what it has resized in [0, 1].
+    lr_up = jit_upsample(lr[None], 4, "srdiff")[0]
+    np.testing.assert_allclose(lr_up, 2 * GOLDEN["lr_up01_HWC_f64"] - 1, atol=1e-5)
+    matlab = to_levels(jit_upsample(lr[None], 4, "matlab")[0])
+    np.testing.assert_allclose(lr_up, matlab / 128 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [4, 8])
+def test_srdiff_rule_shrinks_as_matlab(scale):
+    hr = photograph("astronaut", scale)
+    np.testing.assert_array_equal(
+        downsample(hr, scale, "srdiff"), downsample(hr, scale, "matlab")
+    )
+
+
 def test_rules_differ_at_the_border_alone():
     lr = photograph("coffee", 4)[:40, :48].astype(np.float32)[None]
     rows = [resize_matrix(40, 160, border) for border in ("pil", "matlab")]
@@ -103,7 +121,8 @@ def test_constant_pictures_stay_constant(height, width, scale, level, border):
     hr = np.full((height * scale, width * scale, 3), level, np.uint8)
     lr = downsample(hr, scale, border)
     np.testing.assert_array_equal(lr, np.full((height, width, 3), level))
-    np.testing.assert_allclose(to_levels(upsample(lr[None], scale, border)), level, atol=1e-3)
+    shown = level * 127.5 / 128 if border == "srdiff" else level
+    np.testing.assert_allclose(to_levels(upsample(lr[None], scale, border)), shown, atol=1e-3)
 
 
 def test_upsample_takes_levels_of_either_type_and_batches():
@@ -141,7 +160,7 @@ def test_mistakes_are_named():
     hr = np.zeros((10, 12, 3), np.uint8)
     with pytest.raises(UserError, match="10 x 12 .* scale 4"):
         downsample(hr, 4, "pil")
-    with pytest.raises(UserError, match="'pil' or 'matlab', found 'cv2'"):
+    with pytest.raises(UserError, match="pil, matlab or srdiff, found 'cv2'"):
         downsample(hr, 2, "cv2")
     with pytest.raises(UserError, match="found 'cv2'"):
         upsample(hr[None], 2, "cv2")

@@ -29,16 +29,16 @@ def run(config: ConfigDict, workdir: str, input: str) -> None:
     tensors, metadata = read_tensors(input), read_metadata(input)
     exported = json.loads(metadata[METADATA]) if METADATA in metadata else None
     ours = exported is not None and exported["names"] == "ours"
-    if ours:
-        found = {f"model.{k}": v for k, v in exported["config"]["model"].items() if v}
-        entries, table = tensors, None
-    else:
+    if not ours:
         name, entries, table = public.entries_of(tensors)
         found = public.settings_of(name, entries, config.data.hr_size)
+    if exported is not None:  # it knows more than its entries tell
+        entries = tensors if ours else entries
+        found, table = _exported_settings(ConfigDict(exported["config"]))
     config = _agreed(config, found, input)
-    if table is not None:
-        _check_schedule(config, table, input)
     method = build.method(config)
+    if table is not None and method.network.diffuses:
+        _check_schedule(config, table, input)
     lr_size = config.data.hr_size // config.data.scale
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), lr_size))
     if ours:
@@ -58,6 +58,14 @@ def run(config: ConfigDict, workdir: str, input: str) -> None:
     for field, value in found.items():
         print(f"  --config.{field}={value}")
     print(f"written to {workdir}; use it with the same --config and --workdir={workdir}")
+
+
+def _exported_settings(saved: ConfigDict) -> tuple[dict, np.ndarray]:
+    """(the fields that fix what an exported file's weights mean, its betas)."""
+    found = {f"model.{field}": value for field, value in saved.model.items() if value}
+    found |= {"data.scale": saved.data.scale, "data.border": saved.data.border,
+              "diffusion.formulation": saved.diffusion.formulation}  # fmt: skip
+    return found, np.array(build.betas(saved), np.float32)
 
 
 def _agreed(config: ConfigDict, found: dict, input: str) -> ConfigDict:

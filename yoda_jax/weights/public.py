@@ -51,6 +51,7 @@ def settings_of(name: str, entries: Mapping[str, np.ndarray], image_size: int) -
     """The fields of a configuration ("model.features") that follow from entries and their shapes.
 
     image_size is the HR size of training, which tells at which resolutions SR3 has attention.
+    Raises UserError where an entry that tells one is missing or has not its axes.
     """
     found = {"model.name": name}
     if name == "rrdb":
@@ -61,28 +62,30 @@ def settings_of(name: str, entries: Mapping[str, np.ndarray], image_size: int) -
         return found | {f"model.{k}": v for k, v in _sr3(entries, image_size).items()} | {
             "data.border": "pil", "diffusion.formulation": "sr3"
         }  # fmt: skip
-    features = entries["denoise_fn.mlp.0.weight"].shape[1]
-    encoder = {k.removeprefix("rrdb."): v for k, v in entries.items() if k.startswith("rrdb.")}
-    levels = 1 + max(int(m[1]) for k in entries if (m := re.match(r"denoise_fn\.downs\.(\d+)", k)))
-    widths = [len(entries[f"denoise_fn.downs.{i}.0.block1.block.1.bias"]) for i in range(levels)]
-    return found | {f"model.encoder_{k}": v for k, v in _rrdb(encoder).items()} | {
+    features = _size(entries, "denoise_fn.mlp.0.weight", 1)
+    levels = 1 + _last(entries, r"denoise_fn\.downs\.(\d+)")
+    widths = [_size(entries, f"denoise_fn.downs.{i}.0.block1.block.1.bias") for i in range(levels)]
+    encoder = _rrdb(entries, "rrdb.")
+    return found | {f"model.encoder_{k}": v for k, v in encoder.items()} | {
         "model.features": features,
         "model.multipliers": tuple(width // features for width in widths),
-        "data.scale": entries["denoise_fn.cond_proj.weight"].shape[2] // 2,
+        "data.scale": _size(entries, "denoise_fn.cond_proj.weight", 2) // 2,
         "data.border": "srdiff",
         "diffusion.formulation": "srdiff",
     }  # fmt: skip
 
 
-def _rrdb(entries: Mapping[str, np.ndarray]) -> dict[str, int]:
-    blocks = [int(m[1]) for k in entries if (m := re.match(r"RRDB_trunk\.(\d+)", k))]
-    return {"features": len(entries["conv_first.bias"]), "blocks": 1 + max(blocks, default=-1)}
+def _rrdb(entries: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, int]:
+    return {
+        "features": _size(entries, f"{prefix}conv_first.bias"),
+        "blocks": 1 + _last(entries, rf"{re.escape(prefix)}RRDB_trunk\.(\d+)"),
+    }
 
 
 def _sr3(entries: Mapping[str, np.ndarray], image_size: int) -> dict[str, Any]:
     """The levels of an SR3 file: blocks between down-samplings."""
-    features = len(entries["downs.0.bias"])
-    last = max(int(m[1]) for k in entries if (m := re.match(r"downs\.(\d+)", k)))
+    features = _size(entries, "downs.0.bias")
+    last = _last(entries, r"downs\.(\d+)")
     widths, blocks, attention = [], [0], [False]
     for i in range(1, last + 1):
         if f"downs.{i}.conv.weight" in entries:
@@ -90,7 +93,7 @@ def _sr3(entries: Mapping[str, np.ndarray], image_size: int) -> dict[str, Any]:
             attention.append(False)
             continue
         if not blocks[-1]:
-            widths.append(len(entries[f"downs.{i}.res_block.block1.block.3.bias"]))
+            widths.append(_size(entries, f"downs.{i}.res_block.block1.block.3.bias"))
         blocks[-1] += 1
         attention[-1] |= f"downs.{i}.attn.qkv.weight" in entries
     return {
@@ -101,6 +104,23 @@ def _sr3(entries: Mapping[str, np.ndarray], image_size: int) -> dict[str, Any]:
             image_size >> level for level, has in enumerate(attention) if has
         ),
     }
+
+
+def _last(entries: Mapping[str, np.ndarray], pattern: str) -> int:
+    """The greatest index that begins an entry's name after the pattern; -1 where there is none."""
+    return max((int(m[1]) for name in entries if (m := re.match(pattern, name))), default=-1)
+
+
+def _size(entries: Mapping[str, np.ndarray], name: str, axis: int = 0) -> int:
+    if name not in entries:
+        raise UserError(f"The checkpoint's entry {name} is missing; download the file again.")
+    shape = np.shape(entries[name])
+    if axis >= len(shape) or not shape[axis]:
+        raise UserError(
+            f"The checkpoint's entry {name} must have a size along axis {axis}, found the shape "
+            f"{shape}; download the file again."
+        )
+    return shape[axis]
 
 
 def from_public(network: Network, entries: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
