@@ -73,9 +73,7 @@ def test_srdiff_rule_is_the_reference_with_its_division_by_256():
 @pytest.mark.parametrize("scale", [4, 8])
 def test_srdiff_rule_shrinks_as_matlab(scale):
     hr = photograph("astronaut", scale)
-    np.testing.assert_array_equal(
-        downsample(hr, scale, "srdiff"), downsample(hr, scale, "matlab")
-    )
+    np.testing.assert_array_equal(downsample(hr, scale, "srdiff"), downsample(hr, scale, "matlab"))
 
 
 def test_rules_differ_at_the_border_alone():

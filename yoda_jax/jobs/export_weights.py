@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import safetensors.numpy
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from yoda_jax.evaluation.report import write_whole
@@ -26,7 +25,7 @@ def run(config: ConfigDict, workdir: str, output: str) -> None:
     params = jax.tree.map(np.asarray, params)
     network = build.network(config)
     files = {
-        "ours": {".".join(path): value for path, value in flatten_dict(params).items()},
+        "ours": public.to_own(params),
         "public": public.to_public(network, params),
     }
     stem = Path(output.removesuffix(".safetensors"))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from yoda_jax.errors import UserError
@@ -42,7 +41,7 @@ def run(config: ConfigDict, workdir: str, input: str) -> None:
     lr_size = config.data.hr_size // config.data.scale
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), lr_size))
     if ours:
-        params = _ours(entries, shapes, input)
+        params = public.from_own(entries, shapes)
     else:
         params = public.from_public(method.network, entries, shapes)
     if (Path(workdir) / "checkpoints").exists():
@@ -62,7 +61,10 @@ def run(config: ConfigDict, workdir: str, input: str) -> None:
 
 def _exported_settings(saved: ConfigDict) -> tuple[dict, np.ndarray]:
     """(the fields that fix what an exported file's weights mean, its betas)."""
-    found = {f"model.{field}": value for field, value in saved.model.items() if value}
+    found = {  # JSON knows no tuples
+        f"model.{field}": tuple(value) if isinstance(value, list) else value
+        for field, value in saved.model.items() if value
+    }  # fmt: skip
     found |= {"data.scale": saved.data.scale, "data.border": saved.data.border,
               "diffusion.formulation": saved.diffusion.formulation}  # fmt: skip
     return found, np.array(build.betas(saved), np.float32)
@@ -74,7 +76,6 @@ def _agreed(config: ConfigDict, found: dict, input: str) -> ConfigDict:
     different = []
     for name, value in found.items():
         group, field = name.split(".")
-        value = tuple(value) if isinstance(value, list) else value
         expected = config[group][field]
         if field.partition("_")[0] in build.network(config).parts:  # shape of a part
             config[group][field] = value
@@ -98,19 +99,3 @@ def _check_schedule(config: ConfigDict, table: np.ndarray, input: str) -> None:
             f"{table[-1]:.3g}, this configuration has {len(betas)} from {betas[0]:.3g} to "
             f"{betas[-1]:.3g}; set --config.diffusion.schedule, steps, beta_start and beta_end."
         )
-
-
-def _ours(entries: dict, shapes: dict, input: str) -> dict:
-    params = unflatten_dict({tuple(name.split(".")): value for name, value in entries.items()})
-    expected, found = (
-        {jax.tree_util.keystr(path): leaf.shape for path, leaf in
-         jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (shapes, params)
-    )  # fmt: skip
-    wrong = [k for k in sorted(expected.keys() | found.keys()) if expected.get(k) != found.get(k)]
-    if wrong:
-        raise UserError(
-            f"{input} does not fit this configuration in {len(wrong)} places: "
-            f"{', '.join(wrong[:5])}; take the configuration that it was made with."
-        )
-    return params

@@ -139,3 +139,18 @@ def to_public(network: Network, params: Mapping) -> dict[str, np.ndarray]:
         }
         return strict.unload(flatten_dict(params), names)
     return strict.unload(flatten_dict(params), srdiff.reference_names(params), srdiff.axes)
+
+
+def from_own(entries: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
+    """Our parameters from entries of `to_own`; strict, see `strict.load`."""
+    flat = flatten_dict(shapes)
+    return strict.load(
+        "The exported entries", entries, {path: ".".join(path) for path in flat},
+        {path: value.shape for path, value in flat.items()},
+        "take the configuration that they were made with", lambda path, ndim: tuple(range(ndim)),
+    )  # fmt: skip
+
+
+def to_own(params: Mapping) -> dict[str, np.ndarray]:
+    """Entries under our names ("down0_block0.conv1.kernel") and in our order of axes."""
+    return {".".join(path): np.asarray(value) for path, value in flatten_dict(params).items()}
