@@ -3,7 +3,7 @@
     python -m yoda_jax.main --config=configs/sr3_celeba_hq.py [--config.data.train=folder:PATH]
 
 The pictures are TFDS's celeb_a_hq/256 or those of a folder, see data_sets.py. Variants after a
-colon are those of sr3_ffhq.py: 16_64, 16_128 (default), 64_256 and 64_512, the last from
+colon are those of sr3_ffhq.py: 16_64, 16_128 (default) and so on; 64_512 takes its pictures from
 celeb_a_hq/512. The baseline is the same with --config.mask.enabled=False and a --workdir of its
 own. Meant for accelerators, as sr3_ffhq.py; the figures published for these networks are of
 training on FFHQ and none to expect here.

@@ -296,7 +296,7 @@ def test_folders_are_asked_for_and_catalogued_sets_are_not():
     ("get_config", "known"),
     [
         (data_sets.get_config, "data sets ffhq, celeba_hq, celeba, df2k, div2k, found"),
-        (sr3_celeba_hq.get_config, "variants 16_64, 16_128, 64_256, 64_512, found"),
+        (sr3_celeba_hq.get_config, "variants 16_64, 16_128, 16_128_large, 64_256, 64_512, found"),
         (sr3_photos.get_config, "variants df2k, div2k, found"),
     ],
 )

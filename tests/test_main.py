@@ -11,7 +11,7 @@ from command_line import run
         (["--config=configs/sr3_ffhq.py:64_256"], "--config.data.train is not set"),
         (["--config=configs/none.py"], "configs/none.py does not exist"),
         ([], "--config is not set"),
-        (["--config=configs/sr3_ffhq.py:32_128"], "variants 16_64, 16_128, 64_256, 64_512"),
+        (["--config=configs/sr3_ffhq.py:32_128"], "16_128, 16_128_large, 64_256, 64_512"),
         (["--config=configs/demo.py", "--config.mask.lower_bound=2.0"],
          "--config.mask.lower_bound must be within 0..1, found 2.0"),
         (["--config=configs/demo.py", "--config.train.batchsize=3"], "batchsize"),

@@ -26,7 +26,7 @@ def test_configuration_reaches_the_method(name):
     assert len(yoda.betas) == config.diffusion.steps
     np.testing.assert_allclose((yoda.betas[0], yoda.betas[-1]), (1e-6, 1e-2))
     if name in sr3_ffhq.VARIANTS:
-        lr_size, hr_size = (int(size) for size in name.split("_"))
+        lr_size, hr_size = (int(size) for size in name.split("_")[:2])
         assert hr_size == config.data.hr_size and hr_size // lr_size == config.data.scale
 
 
