@@ -6,11 +6,10 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
 from yoda_jax.errors import UserError
-from yoda_jax.weights.tensor_file import file_head, unreadable
+from yoda_jax.weights.tensor_file import file_head, float32, unreadable
 
 # A shape or an index that constant folding left behind, and never a weight, is at most this large.
 _SMALL = 16
@@ -37,7 +36,7 @@ def read_onnx(path: str | os.PathLike) -> dict[str, np.ndarray]:
     file_head(path)
     try:
         graph = onnx.load(path, format="protobuf").graph
-        arrays = {t.name: _float32(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
+        arrays = {t.name: float32(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
     except (
         DecodeError, onnx.checker.ValidationError, OSError, ValueError, TypeError, KeyError,
     ) as error:  # fmt: skip
@@ -111,7 +110,3 @@ def _is_position_part(operation: str, array: np.ndarray) -> bool:
     if array.ndim != 3 or array.shape[0] != 1:
         return False
     return operation == ("Concat" if array.shape[1] == 1 else "Reshape")
-
-
-def _float32(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32) if jnp.issubdtype(array.dtype, np.floating) else array

@@ -117,7 +117,7 @@ def _unopened(path: str | os.PathLike, error: OSError) -> UserError:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: _float32(array) for name, array in file.items()}
+            return {name: float32(array) for name, array in file.items()}
     except _NPZ_ERRORS as error:
         raise unreadable(path, "an .npz archive of plain arrays", error) from error
 
@@ -127,7 +127,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         arrays = safetensors.numpy.load_file(path)
     except _SAFETENSORS_ERRORS as error:
         raise unreadable(path, "a safetensors file that NumPy can hold", error) from error
-    return {name: _float32(array) for name, array in arrays.items()}
+    return {name: float32(array) for name, array in arrays.items()}
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
@@ -169,7 +169,8 @@ def _read_torch(path: Path) -> dict[str, Any]:
     return content
 
 
-def _float32(array: np.ndarray) -> np.ndarray:
+def float32(array: np.ndarray) -> np.ndarray:
+    """Floating arrays of any precision as float32, others as they are."""
     # np.issubdtype does not count bfloat16 among the floating types.
     return array.astype(np.float32) if jnp.issubdtype(array.dtype, np.floating) else array
 
