@@ -18,6 +18,7 @@ setup(
         "flax>=0.12,<0.13",
         "jax>=0.10,<0.13",
         "jaxtyping>=0.3",
+        "matplotlib>=3.9",
         "ml_collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.5",

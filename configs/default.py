@@ -100,5 +100,6 @@ def get_config() -> ConfigDict:
     c.study.sample_seeds = 1  # samplings of every training
     c.study.diffused = 0.0  # tune each mask's lower bound to this diffused fraction; 0: as it is
     c.study.reference = ""  # label of the arm that differences are taken to
+    c.study.curves = False  # draw them over train.steps: lines by labels up to the first comma
 
     return c

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from scipy import stats
+from PIL import Image
 
-from configs import attention_study, demo
+from configs import attention_study, batch_study, demo
 from yoda_jax.data.records import Records
 from yoda_jax.errors import UserError
+from yoda_jax.evaluation.intervals import by_picture
 from yoda_jax.jobs import build, precompute, study, summary, train, validation
 
 BASE = {"mask.enabled": False}
@@ -28,7 +29,7 @@ def configuration(**fields):
     config.train.update(batch_size=8, steps=2, checkpoint_every=2, log_every=2)
     config.eval.update(pictures=8, batch_size=8)
     config.diffusion.sampling_steps = 3
-    config.study.update(arms=ARMS, sample_seeds=2, reference="edges", diffused=0.4)
+    config.study.update(arms=ARMS, sample_seeds=2, reference="edges", diffused=0.4, curves=True)
     config.update_from_flattened_dict(fields)
     return config
 
@@ -87,10 +88,15 @@ def test_table_holds_means_and_paired_differences_of_pictures(done):
         files = (done / "results").glob(f"{label} seed 0 sampled ?.json")
         return np.mean([json.loads(file.read_text())["values"]["psnr"] for file in files], axis=0)
 
-    per_picture = {label: study.by_picture(psnr(label), names) for label in ("edges", "random")}
+    per_picture = {label: by_picture(psnr(label), names) for label in ("edges", "random")}
     assert f"| {per_picture['random'].mean():.2f} |" in lines["random"]
     difference = (per_picture["random"] - per_picture["edges"]).mean()
     assert f"| {difference:+.2f} ± " in lines["random"]
+
+
+def test_curves_are_drawn(done):
+    with Image.open(done / "study.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) > 300
 
 
 def test_a_finished_study_is_only_told_again(done, monkeypatch, capsys):
@@ -140,35 +146,6 @@ def test_lower_bound_reaches_the_fraction(done, fraction):
     assert np.clip(attention + bound, 0, 1).mean() == pytest.approx(fraction, abs=2e-4)
 
 
-def test_examples_of_a_picture_count_once():
-    values = study.by_picture(np.array([1.0, 5.0, 3.0, 7.0]), ["b", "a", "b", "b"])
-    np.testing.assert_allclose(values, [5, 11 / 3])
-
-
-def test_examples_reproduced_exactly_are_left_out_of_all_rows():
-    psnr = np.array([[[1.0, np.inf, 3.0]], [[5.0, 6.0, 7.0]]])
-    np.testing.assert_allclose(study.by_picture(psnr, ["a", "a", "b"]), [[[1, 3]], [[5, 7]]])
-
-
-def test_interval_of_one_training_is_that_of_the_t_test():
-    differences = np.random.default_rng(0).normal(1, 2, (1, 12))
-    mean, half = study.interval(differences)
-    low, high = stats.ttest_1samp(differences[0], 0).confidence_interval(0.95)
-    np.testing.assert_allclose([mean - half, mean + half], [low, high])
-
-
-def test_interval_covers_trainings_and_pictures():
-    """Of trainings and pictures drawn at random, 95 % of the intervals hold the true mean."""
-    rng = np.random.default_rng(1)
-    covered = []
-    for _ in range(400):
-        differences = rng.normal(0, 1, (5, 1)) + rng.normal(0, 2, 20) + rng.normal(0, 0.5, (5, 20))
-        mean, half = study.interval(differences)
-        covered.append(abs(mean) <= half)
-    assert 0.92 <= np.mean(covered) <= 0.99
-    assert study.interval(np.ones((3, 4))) == (1.0, 0.0)
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -193,15 +170,22 @@ def test_senseless_studies_are_refused_before_anything_is_read(
         study.run(configuration(**fields), str(tmp_path))
 
 
-@pytest.mark.parametrize("stage", ["sampler", "trained"])
-def test_shipped_study_is_valid(stage):
-    config = attention_study.get_config(stage)
+SHIPPED = [attention_study.get_config("sampler"), attention_study.get_config("trained"),
+           batch_study.get_config()]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", SHIPPED, ids=lambda config: config.workdir)
+def test_shipped_study_is_valid(config):
     validation.validate(config)
     labels = [label for label, *_ in config.study.arms]
-    assert config.study.reference in labels and len(set(labels)) == len(labels)
-    config.eval.batch_size = 80
+    assert config.study.reference in ("", *labels) and len(set(labels)) == len(labels)
     plain = study._with(config, {"study.arms": ()})
-    study._check(plain, [study.Arm(*arm) for arm in config.study.arms])
+    arms = [study.Arm(*arm) for arm in config.study.arms]
+    for arm in arms:
+        for part in study._configurations(plain, "", arm):
+            validation.validate(part)
+    if config.study.curves:  # every curve has its arms at one number of steps in common
+        assert sum(arm.train["train.steps"] == 500 for arm in arms) == len(arms) / 3
 
 
 def test_unknown_stage_lists_the_known():

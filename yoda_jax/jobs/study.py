@@ -1,7 +1,7 @@
-"""study: variants of one configuration on the same held-out pictures, with paired intervals."""
+"""study: variants of one configuration, on the same held-out pictures."""
 
+import io
 import json
-import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,17 +11,22 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-from scipy import stats
 
 from yoda_jax.data.records import Records
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation.report import write_whole
-from yoda_jax.jobs import build, evaluate, parts, precompute, summary, train, validation
+from yoda_jax.jobs import (
+    build,
+    evaluate,
+    parts,
+    precompute,
+    study_report,
+    summary,
+    train,
+    validation,
+)
 from yoda_jax.training.checkpoints import Checkpoints
 
-BICUBIC = "bicubic"
-METRICS = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "colour_shift": "colour shift"}
-_DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "colour_shift": 4}
 # What changes neither weights nor pictures.
 _IRRELEVANT = (
     "mode", "workdir", "study", "data.records", "data.threads", "data.prefetch", "data.tfds_dir",
@@ -40,7 +45,7 @@ class Arm(NamedTuple):
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-    """Trains what the arms share once, samples each arm, and writes a table of all of them.
+    """Trains what the arms share once, samples each arm, and writes study.md and study.png.
 
     Arms with the same training fields (but for train.steps) share one training, which goes on from
     the fewest steps to the most. Everything done is kept: a stopped study goes on where it was.
@@ -48,22 +53,28 @@ def run(config: ConfigDict, workdir: str) -> None:
     arms = [Arm(*arm) for arm in config.study.arms]
     plain = parts.complete(_with(config, {"study.arms": ()}))
     _check(plain, arms)
-    for arm in arms:
-        trained, sampled = _configurations(plain, workdir, arm)
+    both = [_configurations(plain, workdir, arm) for arm in arms]
+    for trained in {trained.data.records: trained for trained, _ in both}.values():
         precompute.run(trained, workdir)
+    for sampled in {sampled.data.records: sampled for _, sampled in both}.values():
         precompute.run(sampled, workdir, splits=("eval",))
-    results: dict[str, list[list[dict]]] = {}  # label -> training seed -> sampling seed
+    results: dict[str, list[list[dict]]] = {arm.label: [] for arm in arms}
 
     def order(arm: Arm) -> tuple[str, int]:
         return _key(arm), _configurations(plain, "", arm)[0].train.steps
 
     for arm in sorted(arms, key=order):
         for seed in range(config.seed, config.seed + config.study.train_seeds):
-            results.setdefault(arm.label, []).append(_run_arm(plain, workdir, arm, seed))
+            results[arm.label].append(_run_arm(plain, workdir, arm, seed))
     if jax.process_index() == 0:
-        table = _table(config, arms, results)
+        table = study_report.table(config, results)
         write_whole(Path(workdir) / "study.md", f"{table}\n".encode())
         print(f"\n{table}\n\ntable   {Path(workdir) / 'study.md'}")
+        if config.study.curves:
+            png = io.BytesIO()
+            study_report.curves(results).savefig(png, format="png", dpi=110)
+            write_whole(Path(workdir) / "study.png", png.getvalue())
+            print(f"curves  {Path(workdir) / 'study.png'}")
         print(f"figures {Path(workdir) / 'results'}")
 
 
@@ -153,7 +164,7 @@ def _run_arm(config: ConfigDict, workdir: str, arm: Arm, seed: int) -> list[dict
         bound = sampled.mask.lower_bound if sampled.mask.enabled else None
         found = [
             {"settings": settings, "names": evaluation.names, "lower_bound": bound,
-             "values": values, BICUBIC: bicubic}
+             "values": values, study_report.BICUBIC: bicubic}
             for values in rows
         ]  # fmt: skip
         if jax.process_index() == 0:
@@ -200,82 +211,3 @@ def lower_bound(config: ConfigDict, fraction: float) -> float:
         else:
             high = middle
     return round(high, 4)
-
-
-def by_picture(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Means (..., pictures) of (..., examples): examples of a picture are not independent.
-
-    Examples that are not finite in any row (an infinite PSNR) are left out of all of them.
-    """
-    finite = np.isfinite(values.reshape(-1, values.shape[-1])).all(axis=0)
-    _, picture = np.unique(np.asarray(names)[finite], return_inverse=True)
-    return np.stack(
-        [values[..., finite][..., picture == i].mean(-1) for i in range(picture.max() + 1)], -1
-    )
-
-
-def interval(differences: np.ndarray) -> tuple[float, float]:
-    """(mean, half its 95 % interval) of differences (trainings, pictures), both taken as random.
-
-    The variance of the mean is the sum of those of the means of pictures and of trainings; degrees
-    of freedom by Welch and Satterthwaite. With one training it holds for that one alone.
-    """
-    means = [differences.mean(axis=axis) for axis in range(2)]
-    terms = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1]
-    variance = sum(v for v, _ in terms)
-    if not variance:
-        return float(differences.mean()), 0.0 if terms else math.nan
-    freedom = variance**2 / sum(v**2 / n for v, n in terms)
-    return float(differences.mean()), float(stats.t.ppf(0.975, freedom) * math.sqrt(variance))
-
-
-def _table(
-    config: ConfigDict, arms: Sequence[Arm], results: Mapping[str, list[list[dict]]]
-) -> str:
-    """The protocol and a Markdown table: means, and paired differences to the reference."""
-    first = results[arms[0].label][0][0]
-    names, labels = first["names"], [BICUBIC, *(arm.label for arm in arms)]
-    if any(r["names"] != names for rows in results.values() for row in rows for r in row):
-        raise UserError("--config.study.arms must keep the evaluated pictures; they differ.")
-
-    def values(label: str, metric: str) -> list[list[float]]:
-        """One list of examples for each training, means over its samplings."""
-        rows = results[arms[0].label] if label == BICUBIC else results[label]
-        part = BICUBIC if label == BICUBIC else "values"
-        return [np.mean([r[part][metric] for r in row], axis=0) for row in rows]
-
-    figures = {
-        m: by_picture(np.array([values(label, m) for label in labels]), names)
-        for m in (*METRICS, "diffused")
-    }
-    reference = config.study.reference
-    head = ["", "diffused", "l", *METRICS.values()]
-    head += [f"{name} - {reference}" for name in METRICS.values()] if reference else []
-    lines = [head, ["---"] * len(head)]
-    for i, label in enumerate(labels):
-        bounds = [row[0]["lower_bound"] for row in results.get(label, ())]
-        bound = "-" if None in bounds or not bounds else f"{np.mean(bounds):.3f}"
-        cells = [label, f"{figures['diffused'][i].mean():.3f}", bound]
-        cells += [f"{figures[m][i].mean():.{_DIGITS[m]}f}" for m in METRICS]
-        for m in METRICS if reference else ():
-            mean, half = interval(figures[m][i] - figures[m][labels.index(reference)])
-            text = f"{mean:+.{_DIGITS[m]}f} ± {half:.{_DIGITS[m]}f}"
-            cells.append("" if label == reference else text)
-        lines.append(cells)
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"{_protocol(config, len(names), len(set(names)))}\n\n{table}"
-
-
-def _protocol(config: ConfigDict, examples: int, pictures: int) -> str:
-    tuned = (
-        f"lower bounds tuned to a diffused fraction of {config.study.diffused:.3f} on the "
-        "evaluated LR pictures; " if config.study.diffused else ""
-    )  # fmt: skip
-    return (
-        f"{examples} held-out examples of {pictures} pictures, {config.data.scale}x to "
-        f"{config.data.hr_size}x{config.data.hr_size}; {config.study.train_seeds} trainings of "
-        f"{config.train.steps} steps of {config.train.batch_size}, each sampled "
-        f"{config.study.sample_seeds} times in {config.diffusion.sampling_steps} steps, where an "
-        f"arm says nothing else; {tuned}means over seeds and pictures; differences paired by "
-        "picture, with 95 % intervals over pictures and trainings"
-    )
