@@ -45,9 +45,7 @@ def test_loss_is_the_mean_distance_to_the_picture(batch):
     picture = 0.5 * lr.repeat(4, axis=1).repeat(4, axis=2)
     assert float(loss) == pytest.approx(np.abs(picture - hr).mean(), rel=1e-5)
     lr_up = np.asarray(upsample(jnp.asarray(batch["lr"]), 4, "pil"))
-    np.testing.assert_allclose(
-        diagnostics.y0_offset, (picture - lr_up).mean((0, 1, 2)), atol=1e-5
-    )
+    np.testing.assert_allclose(diagnostics.y0_offset, (picture - lr_up).mean((0, 1, 2)), atol=1e-5)
     assert diagnostics.mask_fraction == 1
     squared, _ = Regression(Doubled(), 4, "pil", "l2").loss(PARAMS, jax.random.key(0), batch)
     assert float(squared) == pytest.approx(((picture - hr) ** 2).mean(), rel=1e-5)

@@ -38,9 +38,7 @@ def test_diffused_fraction_is_that_of_the_examples(made):
         expected = np.minimum(attention + bound, 1).mean(axis=(1, 2, 3))
         config = configuration(made[0])
         config.mask.lower_bound = bound
-        np.testing.assert_allclose(
-            summary.diffused_fractions(config, found), expected, rtol=1e-5
-        )
+        np.testing.assert_allclose(summary.diffused_fractions(config, found), expected, rtol=1e-5)
     assert 0.1 < expected.min() < expected.max() <= 1
 
 

@@ -22,9 +22,7 @@ def shapes_of(network, side):
 @pytest.fixture(scope="module")
 def params():
     entries = recipe(json.loads(str(GOLDEN["shapes"])), 3456, 1.3)
-    return {
-        "params": from_reference("it", official_names(entries), shapes_of(TINY, 32)["params"])
-    }
+    return {"params": from_reference("it", official_names(entries), shapes_of(TINY, 32)["params"])}
 
 
 @pytest.mark.parametrize("size", ["32x32", "48x48", "40x56"])

@@ -26,9 +26,7 @@ RESNET_STRIDE = 32
 RESNET_GROUPS = 8  # 256 of ResNet-50's 2048 channels each
 
 
-def group_attention(
-    features: Float[Array, "B h w C"], groups: int
-) -> Float[Array, "B groups h w"]:
+def group_attention(features: Float[Array, "B h w C"], groups: int) -> Float[Array, "B groups h w"]:
     """softmax over places of <mean of v over places, v>, with v a group of the channels.
 
     The pooled vector plays the class token's part, and a group that of a head.
@@ -71,9 +69,7 @@ class BackboneAttention:
     devices. Which pictures share a batch depends on their order alone, never on timing.
     """
 
-    def __init__(
-        self, network: VisionTransformer | ResNet, params: dict, batch_size: int
-    ) -> None:
+    def __init__(self, network: VisionTransformer | ResNet, params: dict, batch_size: int) -> None:
         self.stride, self._batch_size = stride(network), batch_size
         devices = jax.local_devices()
         # One CPU device has all cores, and cutting this network's batch over several loses time.

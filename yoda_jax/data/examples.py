@@ -44,9 +44,7 @@ class Prepared:
     input: UInt8[np.ndarray, "A B 3"]
 
 
-def prepare(
-    name: str, picture: UInt8[np.ndarray, "H W 3"], preparation: Preparation
-) -> Prepared:
+def prepare(name: str, picture: UInt8[np.ndarray, "H W 3"], preparation: Preparation) -> Prepared:
     """Crops and degrades a picture; raises BadPicture where it is smaller than hr_size."""
     size, scale = preparation.hr_size, preparation.scale
     height, width = picture.shape[:2]

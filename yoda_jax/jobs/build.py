@@ -68,9 +68,7 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimizer of a configuration."""
     c = config.train
     schedule = learning_rate(c.learning_rate, c.warmup_steps, c.halve_every)
-    return make_optimizer(
-        schedule, c.weight_decay, c.clip_norm, tuple(network(config).parts)
-    )
+    return make_optimizer(schedule, c.weight_decay, c.clip_norm, tuple(network(config).parts))
 
 
 def weights_file(config: ConfigDict) -> Path:

@@ -78,9 +78,7 @@ def write_sheet(config: ConfigDict, folder: Path) -> None:
     logging.info("pictures with their heads and masks: %s", path)
 
 
-def _whole_picture(
-    records: Records, index: int
-) -> tuple[UInt8[np.ndarray, "H W 3"], dict]:
+def _whole_picture(records: Records, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], dict]:
     """The picture that an example was cut from, put together from its tiles, and the example.
 
     What no tile holds stays grey.
@@ -111,8 +109,7 @@ def _maps(
     a = attention_map(heads, scale, size, c.aggregate, c.normalise_heads)
     columns["A"] = a
     return columns | {
-        label: mask[0]
-        for label, mask in mask_columns(a[None], config.mask.lower_bound).items()
+        label: mask[0] for label, mask in mask_columns(a[None], config.mask.lower_bound).items()
     }
 
 

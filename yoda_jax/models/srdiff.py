@@ -93,9 +93,7 @@ class SRDiffUNet(nn.Module):
         return None
 
     def setup(self) -> None:
-        self.encoder = RRDBNet(
-            self.encoder_features, self.encoder_blocks, self.scale, self.dtype
-        )
+        self.encoder = RRDBNet(self.encoder_features, self.encoder_blocks, self.scale, self.dtype)
         self.projection = TransposedConv(self.features, self.scale, self.dtype)
 
     def condition(
