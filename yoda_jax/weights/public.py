@@ -42,8 +42,9 @@ def entries_of(tensors: Mapping[str, Any]) -> tuple[str, dict[str, np.ndarray], 
                 entries = {key.removeprefix("denoise_fn."): v for key, v in entries.items()}
             return name, entries, tensors.get("betas")
     raise UserError(
-        "The file must be a checkpoint of SR3, SRDiff or RRDB of the public code, found the "
-        f"entries {', '.join(sorted(map(str, tensors))[:5]) or '(none)'}; name another."
+        "The file must be a checkpoint of SR3, SRDiff or RRDB of the public code, or a backbone "
+        "of DINO or DINOv2, found the entries "
+        f"{', '.join(sorted(map(str, tensors))[:5]) or '(none)'}; name another."
     )
 
 
