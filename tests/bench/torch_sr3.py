@@ -7,11 +7,13 @@ are (B, C, H, W) and `level` is (B,).
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tests.bench.side import LEARNING_RATE, Batch, Entries, Side
 from tests.golden.recipe import recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sr3_tiny.npz"
@@ -172,6 +174,32 @@ def train_step(net: TorchSR3, adam: torch.optim.Adam, *batch: Tensor) -> Tensor:
     value.backward()
     adam.step()
     return value.detach()
+
+
+def draw(rng: np.random.Generator, hyper: tuple[Any, ...], count: int) -> Batch:
+    """A batch of noise of the network's size."""
+    shape = (count, hyper[4], hyper[4], 3)
+    batch = {name: rng.standard_normal(shape, np.float32) for name in ("hr", "lr_up", "noise")}
+    return batch | {"level": rng.uniform(0.1, 0.9, count).astype(np.float32)}
+
+
+def side(hyper: tuple[Any, ...], entries: Entries, batch: Batch) -> Side:
+    """`forward` and `step`."""
+    net = TorchSR3(*hyper)
+    net.load_state_dict({name: torch.from_numpy(value) for name, value in entries.items()})
+    adam = torch.optim.Adam(net.parameters(), LEARNING_RATE)
+    level = torch.from_numpy(batch["level"])
+    pictures = (batch[name].transpose(0, 3, 1, 2).copy() for name in ("hr", "lr_up", "noise"))
+    hr, lr_up, noise = map(torch.from_numpy, pictures)
+
+    def forward() -> np.ndarray:
+        with torch.inference_mode():
+            return net(noise, level, lr_up).numpy().transpose(0, 2, 3, 1)
+
+    return {
+        "forward": forward,
+        "step": lambda: float(train_step(net, adam, hr, lr_up, level, noise)),
+    }
 
 
 def golden_error() -> float:

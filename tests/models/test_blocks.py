@@ -55,8 +55,18 @@ def test_mish_is_its_definition_everywhere_with_its_slope():
     np.testing.assert_allclose(value[~tiny], expected[~tiny], rtol=2e-5)
     np.testing.assert_allclose(gradient, slope, atol=1e-5)
     np.testing.assert_allclose(value[tiny], 0, atol=1e-32)
-    np.testing.assert_array_equal(value[x > 20], np.float32(x)[x > 20])
+    np.testing.assert_array_equal(value[x > 10], np.float32(x)[x > 10])
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("upstream", [1e-4, 1e-7, 1e-20])
+def test_small_gradients_pass_mish_whole(upstream):
+    """As those of a mean loss are: no intermediate value of theirs may be lost."""
+    x = np.linspace(-30, 30, 1201)
+    tanh = np.tanh(np.log1p(np.exp(x)))
+    slope = tanh + x * (1 - tanh**2) / (1 + np.exp(-x))
+    (gradient,) = jax.vjp(mish, jnp.asarray(x, jnp.float32))[1](jnp.full(1201, upstream, "f"))
+    np.testing.assert_allclose(gradient / np.float32(upstream), slope, rtol=1e-4, atol=1e-5)
 
 
 def test_mish_of_bfloat16_stays_finite():

@@ -51,9 +51,10 @@ def sinusoidal(
 def mish(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
     """x tanh(log(1 + exp x)), with one exponential: tanh(log(1 + e)) = n / (n + 2), n = e (e + 2).
 
-    Source: Misra 2019. In float32: above 20 it is x to the last bit, and e would overflow.
+    Source: Misra 2019. In float32: above 10 it is x to the last bit, while n squared, which the
+    gradient is divided by, would leave nothing of a small one.
     """
     values = x.astype(jnp.float32)
-    e = jnp.exp(jnp.minimum(values, 20))
+    e = jnp.exp(jnp.minimum(values, 10))
     n = e * (e + 2)
     return (values * (n / (n + 2))).astype(x.dtype)
