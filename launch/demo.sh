@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs, then trains and compares the base method and YODA on real photographs: about 10 minutes
-# on two cores after the installation. Arguments go to yoda_jax.main.
+# Installs, then trains and compares the base method and YODA on real photographs: six to ten
+# minutes on two cores after the installation. Arguments go to yoda_jax.main.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh

@@ -1,7 +1,12 @@
 """What a user meets at the command line: one sentence for a mistake, status 2, no traceback."""
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from command_line import run
+
+from yoda_jax import main
+from yoda_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -38,3 +43,30 @@ def test_show_prints_parameters_flops_and_memory(tmp_path):
     for part in ("parameters", "993,571", "GFLOP", "GiB", "down0_block0/conv1/kernel"):
         assert part in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments", "sentence"),
+    [
+        ("import", [], "--mode=import needs --input=FILE, found neither."),
+        ("import", ["--output=x"], "--mode=import needs --input=FILE, found output."),
+        ("export", [], "--mode=export needs --output=FILE, found neither."),
+        ("export", ["--input=x", "--output=y"],
+         "--mode=export needs --output=FILE, found input, output."),
+        ("train", ["--input=x.pth"],
+         "--mode=train needs neither --input nor --output, found input."),
+    ],
+)  # fmt: skip
+def test_each_mode_wants_its_own_path(mode, arguments, sentence):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["main", *arguments])
+        with pytest.raises(UserError) as error:
+            main._paths(mode)
+    assert str(error.value) == sentence
+
+
+def test_a_path_too_few_ends_with_status_2(tmp_path):
+    done = run("--config=configs/demo.py", "--mode=import", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    sentence = "yoda_jax: --mode=import needs --input=FILE, found neither."
+    assert done.stderr.strip().splitlines()[-1] == sentence

@@ -8,15 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from absl import flags
-from absl.testing import flagsaver
-from command_line import run
 from golden import sr3, srdiff
 from golden.recipe import recipe
 from jax.sharding import AxisType
 
 from configs import demo
-from yoda_jax import main
 from yoda_jax.diffusion.schedule import linear
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import build, evaluate, export_weights, import_weights, parts, precompute, train
@@ -311,30 +307,3 @@ def test_an_empty_workdir_exports_nothing(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
         export_weights.run(configuration(), str(tmp_path / "none"), str(tmp_path / "out" / "file"))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("mode", "arguments", "sentence"),
-    [
-        ("import", [], "--mode=import needs --input=FILE, found neither."),
-        ("import", ["--output=x"], "--mode=import needs --input=FILE, found output."),
-        ("export", [], "--mode=export needs --output=FILE, found neither."),
-        ("export", ["--input=x", "--output=y"],
-         "--mode=export needs --output=FILE, found input, output."),
-        ("train", ["--input=x.pth"],
-         "--mode=train needs neither --input nor --output, found input."),
-    ],
-)  # fmt: skip
-def test_each_mode_wants_its_own_path(mode, arguments, sentence):
-    with flagsaver.flagsaver():
-        flags.FLAGS(["main", *arguments])
-        with pytest.raises(UserError) as error:
-            main._paths(mode)
-    assert str(error.value) == sentence
-
-
-def test_a_path_too_few_ends_with_status_2(tmp_path):
-    done = run("--config=configs/demo.py", "--mode=import", f"--workdir={tmp_path / 'run'}")
-    assert done.returncode == 2 and not (tmp_path / "run").exists()
-    sentence = "yoda_jax: --mode=import needs --input=FILE, found neither."
-    assert done.stderr.strip().splitlines()[-1] == sentence
