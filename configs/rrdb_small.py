@@ -2,7 +2,7 @@
 
     python -m yoda_jax.main --config=configs/rrdb_small.py --config.data.train=folder:PATH
 
-4x, L1 on the picture, 8 blocks of 32, squares of 64. Ten minutes on two CPU cores.
+4x, L1 on the picture, 8 blocks of 32, squares of 64. Seven minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     c.model.name = "rrdb"
     c.model.features = 32
     c.model.blocks = 8
-    c.train.steps = 3000
+    c.train.steps = 1500
     return c
 
 
