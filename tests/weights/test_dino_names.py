@@ -276,9 +276,9 @@ def refused(source, path, entries):
     with pytest.raises(UserError) as caught:
         load_backbone(source, path)
     message = str(caught.value)
-    assert message.startswith(f"{path} and {source} must have the same entries")
+    assert message.startswith(f"The entries of {path}, read as {source}, do not fit the network")
     assert "\n" not in message and message.endswith("the file was made for.")
-    found, listed = re.search(r"differences in (\d+) of them: (.*); choose", message).groups()
+    found, listed = re.search(r" in (\d+) places: (.*); choose", message).groups()
     assert len(listed.split("; ")) == min(int(found), 5)
     return int(found), listed
 

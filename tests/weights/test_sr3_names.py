@@ -49,5 +49,5 @@ def test_another_width_names_five_entries_and_both_shapes(params, entries):
     wide = {name: np.repeat(value, 2, axis=0) for name, value in entries.items()}
     with pytest.raises(UserError) as error:
         from_reference(network(), wide, params)
-    assert str(error.value).count(" has shape ") == 5
-    assert "noise_level_mlp.1.weight has shape (128, 16), ours is (16, 64)" in str(error.value)
+    assert str(error.value).count(" has the shape ") == 5
+    assert "noise_level_mlp.1.weight has the shape (128, 16), expected (64, 16)" in str(error.value)

@@ -70,7 +70,7 @@ def test_a_misshapen_entry_is_named_with_both_shapes(shapes, entries, shape):
     with pytest.raises(UserError) as error:
         from_reference(entries, shapes)
     name = "denoise_fn.ups.1.2.conv.0.weight"
-    assert f"1 places: {name} has shape {shape}, ours is (4, 4, 16, 16)" in str(error.value)
+    assert f"1 places: {name} has the shape {shape}, expected (16, 16, 4, 4)" in str(error.value)
 
 
 def test_another_encoder_names_five_entries(entries):

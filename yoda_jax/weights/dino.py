@@ -13,11 +13,12 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from yoda_jax.errors import UserError
 from yoda_jax.models.resnet import ResNet
 from yoda_jax.models.vit import VisionTransformer
+from yoda_jax.weights import strict
 from yoda_jax.weights.onnx_file import read_onnx
 from yoda_jax.weights.tensor_file import read_tensors
 
@@ -112,7 +113,9 @@ def from_entries(
     else:
         side = 32
     shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, side, side, 3), "f"))
-    return network, from_reference(f"{os.fspath(path)} and {name}", entries, shapes["params"])
+    return network, from_reference(
+        f"The entries of {os.fspath(path)}, read as {name},", entries, shapes["params"]
+    )
 
 
 def backbone_entries(tensors: Mapping) -> dict[str, np.ndarray]:
@@ -160,37 +163,20 @@ def reference_names(params: Mapping) -> dict[tuple[str, ...], str]:
 def from_reference(what: str, entries: Mapping[str, np.ndarray], params: Mapping) -> dict:
     """Our parameters from entries under the official names; params gives the expected shapes.
 
-    `what` says in the error what does not fit. Raises UserError naming the first five entries that
-    are missing, left over or misshapen.
+    `what` (a plural) begins the error's sentence. Raises UserError where an entry is missing, left
+    over or misshapen, naming the first five.
     """
-    names, shapes = reference_names(params), flatten_dict(params)
-    wrong = [f"{name} is missing" for name in names.values() if name not in entries]
-    wrong += [f"{name} is unknown" for name in entries if name not in set(names.values())]
-    loaded = {}
-    for path, name in names.items():
-        if name not in entries:
-            continue
-        value, ours = np.asarray(entries[name]), shapes[path].shape
-        expected = _official_shape(path, ours)
-        if value.shape != expected:
-            wrong.append(f"{name} has the shape {value.shape}, expected {expected}")
-            continue
-        if path[-1] == "kernel":  # (out, in, h, w) or (out, in), channels last
-            value = np.moveaxis(value, (0, 1), (-1, -2))
-        loaded[path] = value.reshape(ours)
-    if wrong:
-        raise UserError(
-            f"{what} must have the same entries, found differences in {len(wrong)} of them: "
-            f"{'; '.join(wrong[:5])}; choose the attention.source that the file was made for."
-        )
-    return unflatten_dict(loaded)
+    loaded = strict.load(
+        what, entries, reference_names(params),
+        {path: _unflattened(path, value.shape) for path, value in flatten_dict(params).items()},
+        "choose the attention.source that the file was made for",
+    )  # fmt: skip
+    return jax.tree.map(lambda value, ours: value.reshape(ours.shape), loaded, params)
 
 
-def _official_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the official entry of our parameter."""
+def _unflattened(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of our parameter with the axes that the official entry has and ours has not."""
     if path[-2:] == ("patch_embedding", "kernel"):  # a convolution over patches
         side = math.isqrt(shape[0] // 3)
-        return (shape[1], 3, side, side)
-    if path[-1] == "kernel":
-        return (*shape[:-3:-1], *shape[:-2])
+        return (side, side, 3, shape[1])
     return {"class_token": (1, 1), "positions": (1,)}.get(path[-1], ()) + shape

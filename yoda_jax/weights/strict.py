@@ -38,13 +38,13 @@ def load(
     for path, name in names.items():
         if name not in entries:
             continue
-        entry, shape = np.asarray(entries[name]), tuple(shapes[path])
-        value = entry
-        if entry.ndim == len(shape):
-            value = entry.transpose(axes(path, entry.ndim))
-        if value.shape != shape:
-            wrong.append(f"{name} has shape {entry.shape}, ours is {shape}")
-        loaded[path] = value
+        entry, shape = np.asarray(entries[name]), shapes[path]
+        order = axes(path, len(shape))
+        expected = tuple(shape[axis] for axis in np.argsort(order))
+        if entry.shape == expected:
+            loaded[path] = entry.transpose(order)
+        else:
+            wrong.append(f"{name} has the shape {entry.shape}, expected {expected}")
     if wrong:
         raise UserError(
             f"{what} do not fit the network in {len(wrong)} places: {'; '.join(wrong[:5])}; "
