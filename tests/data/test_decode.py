@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-import tifffile
+from picture_files import encode, encode_tiff
 from PIL import Image, ImageCms, ImageOps
 from skimage import data
 
@@ -20,18 +20,6 @@ ALPHA = np.tile(np.linspace(0, 255, 150).astype(np.uint8), (100, 1))
 
 # The filter that `decode` sets is undone by pytest; test_decode_damaged.py checks it.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL.*")
-
-
-def encode(image, kind, **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def encode_tiff(samples, **options):
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, samples, **options)
-    return stream.getvalue()
 
 
 def assert_shows(file, expected, bound):

