@@ -42,7 +42,7 @@ BETAS = linear(20, 1e-4, 0.4)
 YODA = Yoda(Pointwise(), SR3, BETAS, sampling_steps=4, scale=4, border="pil", lower_bound=0.0)
 SRDIFF_YODA = dataclasses.replace(
     YODA, formulation=SRDIFF, border="matlab", continuous_level=False, context="lr",
-    loss_norm="area", penalty="l2", lower_bound=0.1, network_input="masked",
+    loss_norm="area", penalty="l2", times="area", lower_bound=0.1, network_input="masked",
 )  # fmt: skip
 # The default generator takes ten times as long to compile.
 KEY = jax.random.key(2, impl="unsafe_rbg")
@@ -116,7 +116,8 @@ def test_loss_is_the_training_objective_of_the_pictures(params, batch, yoda):
         yoda.formulation.encode(hr, lr_up), yoda.formulation.base(lr_up),
         batch["attention"] / np.float32(255),
         lower_bound=yoda.lower_bound, norm=yoda.loss_norm, penalty=yoda.penalty,
-        context=yoda.context, network_input=yoda.network_input, continuous=yoda.continuous_level,
+        times=yoda.times, context=yoda.context, network_input=yoda.network_input,
+        continuous=yoda.continuous_level,
     )  # fmt: skip
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for found, value in zip(diagnostics, measured, strict=True):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 from yoda_jax.data.degrade import Border, to_uint8, upsample
 from yoda_jax.diffusion import sampler
 from yoda_jax.diffusion.formulation import Formulation
-from yoda_jax.diffusion.loss import Diagnostics, LossNorm, Penalty, training_loss
+from yoda_jax.diffusion.loss import Diagnostics, LossNorm, Penalty, Times, training_loss
 from yoda_jax.diffusion.schedule import Betas, NoiseSchedule, noise_schedule
 from yoda_jax.training.state import Params
 
@@ -37,6 +37,7 @@ class Yoda:
     lower_bound: float = 0.05
     loss_norm: LossNorm = "pixels"
     penalty: Penalty = "l1"
+    times: Times = "uniform"
     context: Literal["hr", "lr"] = "hr"
     network_input: Literal["full", "masked"] = "full"
     continuous_level: bool = True
@@ -72,7 +73,7 @@ class Yoda:
             predict, key_loss, noise_schedule(self.betas), self.formulation.encode(hr, lr_up),
             self.formulation.base(lr_up), self._attention(batch["attention"]),
             lower_bound=self.lower_bound, norm=self.loss_norm, penalty=self.penalty,
-            context=self.context, network_input=self.network_input,
+            times=self.times, context=self.context, network_input=self.network_input,
             continuous=self.continuous_level,
         )  # fmt: skip
 

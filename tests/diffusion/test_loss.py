@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
 from yoda_jax.diffusion.loss import draw_level, masked_loss, training_loss
-from yoda_jax.diffusion.mask import area_mask
+from yoda_jax.diffusion.mask import area_mask, mask_fractions
 from yoda_jax.diffusion.noising import add_noise
 from yoda_jax.diffusion.schedule import linear, noise_schedule
 
@@ -185,14 +185,64 @@ def test_every_pictures_time_is_uniform_and_its_level_uniform_within_the_times_i
     np.testing.assert_array_equal(discrete, SCHEDULE.signal[t])
 
 
+def test_times_are_drawn_in_proportion_to_the_fractions_of_each_picture():
+    count, total = 20_000, SCHEDULE.num_steps
+    falling = jnp.tile(jnp.array([8, 4, 2, 1, 1, 0, 0, 0, 0, 0]) / 8, (count, 1))
+    t, level = draw_level(jax.random.key(1), SCHEDULE, count, True, falling)
+    expected = count * np.asarray(falling[0]) / falling[0].sum()
+    occurrences = np.bincount(t, minlength=total + 1)[1:]
+    assert np.abs(occurrences - expected).max() < 4 * np.sqrt(count / 4)
+    assert not occurrences[5:].any()
+    assert (level >= SCHEDULE.signal[t]).all() and (level <= SCHEDULE.signal[t - 1]).all()
+    rows = jnp.stack([jnp.eye(total)[0], falling[0], jnp.zeros(total)])
+    few, _ = draw_level(KEY, SCHEDULE, 3, True, rows)
+    assert few[0] == 1 and few[2] == 1  # a picture without a mask has a time all the same
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_equal_fractions_draw_what_uniform_draws(continuous):
+    equal = jnp.full((500, SCHEDULE.num_steps), 0.7)
+    for one, other in zip(
+        draw_level(KEY, SCHEDULE, 500, continuous),
+        draw_level(KEY, SCHEDULE, 500, continuous, equal),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("norm", ["pixels", "area"])
+def test_times_by_area_have_the_expectation_of_uniform_ones_and_see_more_pixels(norm):
+    losses, fractions = {}, mask_fractions(ATTENTION**3, 0.05, SCHEDULE.num_steps)
+    weighted = (fractions**2).sum(-1) / fractions.sum(-1)
+    for times, expected in {"uniform": fractions.mean(), "area": weighted.mean()}.items():
+
+        @jax.jit
+        def loss(key, times=times):
+            return training_loss(
+                lambda z, level: 0.3 * z, key, SCHEDULE, Y0, BASE, ATTENTION**3, times=times,
+                norm=norm,
+            )  # fmt: skip
+
+        runs = [loss(key) for key in jax.random.split(KEY, 300)]
+        losses[times] = np.array([value for value, _ in runs])
+        seen = np.mean([diagnostics.mask_fraction for _, diagnostics in runs])
+        np.testing.assert_allclose(seen, expected, rtol=0.05)
+    assert weighted.mean() > 1.4 * fractions.mean()
+    difference = losses["uniform"].mean() - losses["area"].mean()
+    error = np.sqrt(sum(values.var() / 300 for values in losses.values()))
+    assert abs(difference) < 4 * error < 0.1 * losses["area"].mean()
+    if norm == "pixels":
+        assert losses["area"].std() < 0.5 * losses["uniform"].std()
+
+
 @pytest.mark.parametrize("penalty", ["l1", "l2"])
 @pytest.mark.parametrize("norm", ["pixels", "area"])
 @pytest.mark.parametrize("lower_bound", [0.0, 0.05])
 def test_attention_1_is_the_base_methods_loss(penalty, norm, lower_bound):
-    for context, network_input in (("hr", "full"), ("lr", "masked")):
+    for context, network_input, times in (("hr", "full", "uniform"), ("lr", "masked", "area")):
         spy, loss, diagnostics = spied(
             FULL, lower_bound=lower_bound, norm=norm, penalty=penalty, context=context,
-            network_input=network_input,
+            network_input=network_input, times=times,
         )  # fmt: skip
         _, signal, noise, eps = draw()
         z = signal[:, None, None, None] * Y0 + noise[:, None, None, None] * eps
@@ -258,8 +308,10 @@ def test_colour_offset_of_the_prediction_is_measured_inside_the_mask(context):
     np.testing.assert_allclose(diagnostics.y0_offset, colour + shift, atol=1e-4)
 
 
-def test_an_empty_mask_everywhere_measures_nothing_and_stays_finite():
-    _, loss, diagnostics = spied(np.zeros_like(ATTENTION), lower_bound=0.0, norm="area")
+@pytest.mark.parametrize("times", ["uniform", "area"])
+def test_an_empty_mask_everywhere_measures_nothing_and_stays_finite(times):
+    nothing = np.zeros_like(ATTENTION)
+    _, loss, diagnostics = spied(nothing, lower_bound=0.0, norm="area", times=times)
     assert loss == 0.0 and diagnostics.mask_fraction == 0.0
     np.testing.assert_array_equal(diagnostics.y0_offset, 0.0)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yoda_jax.diffusion.mask import area_mask, diffused_fraction
+from yoda_jax.diffusion.mask import area_mask, diffused_fraction, mask_fractions
 
 # Every value that a stored attention map can take, as one 16x16 picture.
 LEVELS = np.arange(256).reshape(1, 16, 16, 1)
@@ -94,3 +94,16 @@ def test_bfloat16_attention_is_compared_in_float32():
         mask_of(coarse, times, 0.05), mask_of(coarse.astype(jnp.float32), times, 0.05)
     )
     assert diffused_fraction(coarse, 0.05).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("total", [1, 7, 100, 2000])
+@pytest.mark.parametrize("lower_bound", [-0.3, 0.0, 0.05, 1.0])
+def test_fractions_are_the_areas_of_the_masks_of_each_picture(total, lower_bound):
+    pictures = jnp.concatenate([ATTENTION, ATTENTION[:, ::-1] ** 2])
+    found = np.asarray(mask_fractions(pictures, lower_bound, total))
+    areas = [all_masks(p[None], total, lower_bound).mean((1, 2, 3)) for p in pictures]
+    np.testing.assert_allclose(found, areas, atol=1e-7)
+    # Their mean over time is the diffused fraction, but for less than a step.
+    off = np.asarray(diffused_fraction(pictures, lower_bound)) - found.mean(-1)
+    assert (np.abs(off) < 1 / total).all()
+    np.testing.assert_array_equal(found[1], mask_fractions(pictures[1], lower_bound, total))

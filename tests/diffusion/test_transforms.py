@@ -60,6 +60,7 @@ CALLS = {
     "schedule.gammas": of_host(lambda: schedule.gammas(BETAS)),
     "schedule.noise_schedule": lambda x: x * schedule.noise_schedule(BETAS, 2).signal[1],
     "mask.area_mask": inside,
+    "mask.mask_fractions": lambda x: mask.mask_fractions(attention(x), 0.1, 5),
     "mask.diffused_fraction": lambda x: mask.diffused_fraction(attention(x), 0.1),
     "noising.add_noise": lambda x: noising.add_noise(x, batch(1), LEVEL, 1 - LEVEL),
     "noising.predict_y0": lambda x: noising.predict_y0(x, 0.1 * batch(1), LEVEL, 1 - LEVEL),
@@ -72,7 +73,7 @@ CALLS = {
     "loss.draw_level": lambda x: x[0, 0, 0, 0] * loss.draw_level(KEY, SCHEDULE, 5, True)[1],
     "loss.training_loss": lambda x: loss.training_loss(
         lambda z, level: level[:, None, None, None] * z, KEY, SCHEDULE, x, -x,
-        attention(x), norm="area", context="lr", network_input="masked",
+        attention(x), norm="area", times="area", context="lr", network_input="masked",
     ),
     "sampler.frame_noise": lambda x: x * sampler.frame_noise(KEY[None], (4, 4, 3))(2),
     "sampler.start_state": lambda x: sampler.start_state(SCHEDULE, noise, x),

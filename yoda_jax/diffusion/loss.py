@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from yoda_jax.diffusion.mask import area_mask
+from yoda_jax.diffusion.mask import area_mask, mask_fractions
 from yoda_jax.diffusion.noising import add_noise, blend, predict_y0
 from yoda_jax.diffusion.schedule import NoiseSchedule
 
 LossNorm = Literal["pixels", "area"]
+Times = Literal["uniform", "area"]
 Penalty = Literal["l1", "l2", "ssim"]
 
 _BELL = [math.exp(-(i**2) / (2 * 1.5**2)) for i in range(-5, 6)]
@@ -80,14 +81,25 @@ def _blur(x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
 
 
 def draw_level(
-    key: Key[Array, ""], schedule: NoiseSchedule, batch: int, continuous: bool
+    key: Key[Array, ""],
+    schedule: NoiseSchedule,
+    batch: int,
+    continuous: bool,
+    fractions: Float[Array, "B T"] | None = None,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
-    """Draws t uniformly from 1..T and the signal level sqrt(g), for each picture on its own.
+    """Draws t from 1..T and the signal level sqrt(g), for each picture on its own.
 
+    t is uniform, or drawn in proportion to fractions >= 0 (equal ones draw what uniform does).
     continuous: sqrt(g) ~ U(sqrt(g_t), sqrt(g_{t-1})), as SR3 trains; else sqrt(g_t), as SRDiff.
     """
     key_t, key_level = jax.random.split(key)
     t = jax.random.randint(key_t, (batch,), 1, schedule.num_steps + 1)
+    if fractions is not None:  # the inverse of their distribution
+        place = t - 1 + jax.random.uniform(jax.random.fold_in(key_t, 0), (batch,))
+        ends = jnp.cumsum(fractions, axis=-1)
+        ends = ends * (schedule.num_steps / jnp.maximum(ends[:, -1:], 1e-30))
+        t = 1 + (ends <= place[:, None]).sum(-1)
+        t = jnp.clip(t, 1, jnp.maximum((fractions > 0).sum(-1), 1))  # against rounding at the end
     low, high = schedule.signal[t], schedule.signal[t - 1]
     if not continuous:
         return t, low
@@ -112,6 +124,7 @@ def training_loss(
     lower_bound: float = 0.05,
     norm: LossNorm = "pixels",
     penalty: Penalty = "l1",
+    times: Times = "uniform",
     context: Literal["hr", "lr"] = "hr",
     network_input: Literal["full", "masked"] = "full",
     continuous: bool = True,
@@ -119,12 +132,17 @@ def training_loss(
     """E_t || M(t) (eps - predict(z_t, level)) || over a batch, a pure function of its key.
 
     predict sees the state and the level: sqrt(g) if continuous, else the schedule's index of t.
+    times "area" draws t of a picture in proportion to |M(t)| and divides its loss by the density:
+    the same expectation, from steps that see more pixels of the mask.
     context says what stands outside M(t) in the state: the noised target ("hr") or the noised base
     ("lr", what sampling shows); network_input "masked" puts zeros there. With attention 1
     everywhere this is the base method's loss. Source: YODA, arXiv 2308.07977; SR3, algorithm 1.
     """
     key_level, key_eps = jax.random.split(key)
-    t, signal = draw_level(key_level, schedule, y0.shape[0], continuous)
+    fractions = None
+    if times == "area":
+        fractions = mask_fractions(attention, lower_bound, schedule.num_steps)
+    t, signal = draw_level(key_level, schedule, y0.shape[0], continuous, fractions)
     noise = jnp.sqrt(jnp.maximum(1.0 - signal**2, 0.0)) if continuous else schedule.noise[t]
     eps = jax.random.normal(key_eps, y0.shape)
     mask = area_mask(attention, t / schedule.num_steps, lower_bound)
@@ -133,7 +151,11 @@ def training_loss(
         z = blend(mask, z, add_noise(base, eps, signal, noise))
     seen = blend(mask, z, jnp.zeros_like(z)) if network_input == "masked" else z
     eps_hat = predict(seen, signal if continuous else schedule.index[t])
-    loss = masked_loss(eps_hat, eps, mask, norm, penalty).mean()
+    costs = masked_loss(eps_hat, eps, mask, norm, penalty)
+    if fractions is not None:
+        drawn = jnp.take_along_axis(fractions, t[:, None] - 1, axis=-1)[:, 0]
+        costs = costs * fractions.mean(-1) / jnp.where(drawn > 0, drawn, 1.0)
+    loss = costs.mean()
 
     y0_hat = predict_y0(z, jax.lax.stop_gradient(eps_hat), signal, noise)
     pixels = jnp.maximum(mask.sum(), 1).astype(jnp.float32)

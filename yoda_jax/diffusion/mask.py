@@ -21,6 +21,17 @@ def area_mask(
     return attention.astype(jnp.float32) + lower_bound >= time
 
 
+def mask_fractions(
+    attention: Float[Array, "*B H W 1"], lower_bound: float | Float[Array, ""], num_steps: int
+) -> Float[Array, "*B T"]:
+    """The share of pixels within M(t) for t = 1..T, falling with t."""
+    values = attention.astype(jnp.float32) + lower_bound
+    values = jnp.sort(values.reshape(*values.shape[:-3], -1))
+    times = jnp.arange(1, num_steps + 1) / num_steps
+    below = jnp.vectorize(lambda v: jnp.searchsorted(v, times), signature="(n)->(t)")(values)
+    return 1.0 - below.astype(jnp.float32) / values.shape[-1]
+
+
 def diffused_fraction(
     attention: Float[Array, "*B H W 1"], lower_bound: float | Float[Array, ""]
 ) -> Float[Array, "*B"]:

@@ -60,6 +60,7 @@ def method(config: ConfigDict) -> Method:
         lower_bound=config.mask.lower_bound,
         loss_norm=config.mask.loss_norm,
         penalty=config.diffusion.penalty,
+        times=config.mask.times,
         context=config.mask.context,
         network_input=config.mask.input,
         continuous_level=net.continuous_level,

@@ -21,6 +21,7 @@ _CHOICES = {
     "data.on_bad": ("stop", "skip"),
     "attention.source": (*BACKBONES, *CLASSICAL),
     "mask.loss_norm": ("pixels", "area"),
+    "mask.times": ("uniform", "area"),
     "mask.context": ("hr", "lr"),
     "mask.input": ("full", "masked"),
     "diffusion.formulation": tuple(FORMULATIONS),
