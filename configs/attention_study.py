@@ -45,6 +45,7 @@ def get_config(stage: str = "sampler") -> ConfigDict:
     c.data.hr_size = 32
     c.data.stride = 32
     c.data.scale = 4
+    c.mask.times = "uniform"  # as the README's figures were made
     c.diffusion.sampling_steps = 100
     c.model.features = 32
     c.model.multipliers = (1, 2, 2)
