@@ -4,8 +4,8 @@
 
 The same 8,000 squares in batches of 2, 4 or 16, trained plainly or with the mask (its loss divided
 by all pixels, or by the mask's area; t drawn uniformly, or in proportion to the mask's area),
-sampled plainly or with the mask, evaluated on the way. The networks are tiny: somewhat more than two
-hours on two CPU cores in all.
+sampled plainly or with the mask, evaluated on the way. The networks are tiny: two to three hours
+on two CPU cores in all.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ CURVES = {
     "masked loss": ({}, PLAIN),
     "masked loss + masked sampler": ({}, {}),
     "masked loss by area + masked sampler": ({"mask.loss_norm": "area"}, {}),
-    "masked loss, t by area + masked sampler": ({"mask.times": "area"}, {}),
+    "masked loss with t by area + masked sampler": ({"mask.times": "area"}, {}),
 }
 
 

@@ -5,7 +5,7 @@ r"""SRDiff, with and without the area mask, on a folder of photographs, 16 -> 64
         --config.model.encoder=runs/rrdb_small
 
 SRDiff's structure at half its width, cosine schedule, T=100, on the features of the encoder that
-rrdb_small.py trains. An hour on two CPU cores for both halves: what the method does at such a
+rrdb_small.py trains. One to two hours on two CPU cores for both: what the method does at such a
 budget, not what it reaches.
 """
 

@@ -158,6 +158,14 @@ def test_lower_bound_reaches_the_fraction(done, fraction):
         ({"study.arms": (("a", {"lower": 1}, {}),)}, "lower, which is no field"),
         ({"study.arms": (("a", {"data.scale": "x"}, {}),)}, "sets data.scale to 'x'"),
         ({"study.arms": (("a", {}, {"attention.source": "edge"}),)}, "attention.source must be"),
+        (
+            {
+                "study.arms": (("a, 1", BASE, {}), ("a, 2", {}, {})),
+                "study.curves": True,
+                "study.reference": "",
+            },
+            "study.curves needs one arm for each .*found 'a, 1' and 'a, 2'",
+        ),
     ],
 )
 def test_senseless_studies_are_refused_before_anything_is_read(

@@ -93,10 +93,20 @@ def _check(config: ConfigDict, arms: Sequence[Arm]) -> None:
             f"--config.data.records must not be set in a study, found {config.data.records!r}: its "
             "arms keep records of their own in the workdir."
         )
+    points: dict[tuple, str] = {}  # of the curves
     for arm in arms:
-        for part in _configurations(config, "", arm):
+        trained, sampled = _configurations(config, "", arm)
+        for part in (trained, sampled):
             validation.validate(part)
             train.check_batches(part)
+        point = (study_report.curve(arm.label), trained.train.batch_size, trained.train.steps)
+        other = points.setdefault(point, arm.label)
+        if config.study.curves and other != arm.label:
+            raise UserError(
+                f"--config.study.curves needs one arm for each curve (a label up to its first "
+                f"comma), batch size and number of steps, found {other!r} and {arm.label!r}; give "
+                "them other labels."
+            )
 
 
 def _with(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:

@@ -75,19 +75,23 @@ def _protocol(config: ConfigDict, examples: int, pictures: int) -> str:
     )
 
 
+def curve(label: str) -> str:
+    """The curve that an arm belongs to: its label up to the first comma."""
+    return label.partition(",")[0]
+
+
 def curves(results: Results) -> Figure:
     """Colour shift, PSNR and LPIPS over training steps, a column a batch size.
 
-    A line joins the means of the arms whose labels agree up to the first comma; a dot is a
-    training, the dashed line bicubic up-sampling.
+    A line joins the means of the arms of a curve; a dot is a training, the dashed line bicubic
+    up-sampling.
     """
     lines: dict[int, dict[str, dict[int, str]]] = {}  # batch size -> curve -> steps -> label
     for label, arm in results.items():
         train = arm[0][0]["settings"][0]["train"]
         column = lines.setdefault(train["batch_size"], {})
-        column.setdefault(label.partition(",")[0], {})[train["steps"]] = label
-    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(
-        label.partition(",")[0] for label in results))}  # fmt: skip
+        column.setdefault(curve(label), {})[train["steps"]] = label
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(map(curve, results)))}
     figure = Figure(figsize=(1.5 + 3 * len(lines), 8), layout="constrained")
     axes = figure.subplots(len(_DRAWN), len(lines), sharex="col", sharey="row", squeeze=False)
     legend = {}
