@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
 from yoda_jax.diffusion.loss import draw_level, masked_loss, training_loss
-from yoda_jax.diffusion.mask import area_mask, mask_fractions
+from yoda_jax.diffusion.mask import area_mask, diffused_steps
 from yoda_jax.diffusion.noising import add_noise
 from yoda_jax.diffusion.schedule import linear, noise_schedule
 
@@ -185,26 +185,32 @@ def test_every_pictures_time_is_uniform_and_its_level_uniform_within_the_times_i
     np.testing.assert_array_equal(discrete, SCHEDULE.signal[t])
 
 
-def test_times_are_drawn_in_proportion_to_the_fractions_of_each_picture():
+def test_times_are_drawn_in_proportion_to_the_area_of_each_pictures_mask():
     count, total = 20_000, SCHEDULE.num_steps
-    falling = jnp.tile(jnp.array([8, 4, 2, 1, 1, 0, 0, 0, 0, 0]) / 8, (count, 1))
-    t, level = draw_level(jax.random.key(1), SCHEDULE, count, True, falling)
-    expected = count * np.asarray(falling[0]) / falling[0].sum()
+    one = np.array([5, 3, 2, 2, 1, 1, 1, 1])  # of its 8 pixels 8, 4, 2, 1 and 1 are in the masks
+    t, level = draw_level(jax.random.key(1), SCHEDULE, count, True, steps_of([one] * count))
+    expected = count * np.array([8, 4, 2, 1, 1]) / 16
     occurrences = np.bincount(t, minlength=total + 1)[1:]
-    assert np.abs(occurrences - expected).max() < 4 * np.sqrt(count / 4)
+    assert np.abs(occurrences[:5] - expected).max() < 4 * np.sqrt(count / 4)
     assert not occurrences[5:].any()
     assert (level >= SCHEDULE.signal[t]).all() and (level <= SCHEDULE.signal[t - 1]).all()
-    rows = jnp.stack([jnp.eye(total)[0], falling[0], jnp.zeros(total)])
-    few, _ = draw_level(KEY, SCHEDULE, 3, True, rows)
-    assert few[0] == 1 and few[2] == 1  # a picture without a mask has a time all the same
+    few = steps_of([[1] * 8, one, [0] * 8, [0] * 7 + [total]])
+    found = np.stack([draw_level(k, SCHEDULE, 4, True, few)[0] for k in jax.random.split(KEY, 40)])
+    assert (found[:, [0, 2]] == 1).all()  # a picture without a mask has a time all the same
+    assert len(set(found[:, 3])) > total / 2 and not np.array_equal(found[:, 1], found[:, 3])
+
+
+def steps_of(pictures):
+    """The steps of pixels, a row a picture."""
+    return jnp.asarray(pictures, jnp.float32)[:, :, None, None]
 
 
 @pytest.mark.parametrize("continuous", [True, False])
-def test_equal_fractions_draw_what_uniform_draws(continuous):
-    equal = jnp.full((500, SCHEDULE.num_steps), 0.7)
+def test_steps_that_are_all_of_them_draw_what_uniform_draws(continuous):
+    every = jnp.full((500, 5, 3, 1), float(SCHEDULE.num_steps))
     for one, other in zip(
         draw_level(KEY, SCHEDULE, 500, continuous),
-        draw_level(KEY, SCHEDULE, 500, continuous, equal),
+        draw_level(KEY, SCHEDULE, 500, continuous, every),
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
@@ -212,7 +218,9 @@ def test_equal_fractions_draw_what_uniform_draws(continuous):
 
 @pytest.mark.parametrize("norm", ["pixels", "area"])
 def test_times_by_area_have_the_expectation_of_uniform_ones_and_see_more_pixels(norm):
-    losses, fractions = {}, mask_fractions(ATTENTION**3, 0.05, SCHEDULE.num_steps)
+    steps = np.asarray(diffused_steps(ATTENTION**3, 0.05, SCHEDULE.num_steps))
+    times = np.arange(1, SCHEDULE.num_steps + 1)
+    losses, fractions = {}, (steps >= times).mean((1, 2))
     weighted = (fractions**2).sum(-1) / fractions.sum(-1)
     for times, expected in {"uniform": fractions.mean(), "area": weighted.mean()}.items():
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yoda_jax.diffusion.mask import area_mask, diffused_fraction, mask_fractions
+from yoda_jax.diffusion.mask import area_mask, diffused_fraction, diffused_steps
 
 # Every value that a stored attention map can take, as one 16x16 picture.
 LEVELS = np.arange(256).reshape(1, 16, 16, 1)
@@ -98,12 +98,13 @@ def test_bfloat16_attention_is_compared_in_float32():
 
 @pytest.mark.parametrize("total", [1, 7, 100, 2000])
 @pytest.mark.parametrize("lower_bound", [-0.3, 0.0, 0.05, 1.0])
-def test_fractions_are_the_areas_of_the_masks_of_each_picture(total, lower_bound):
+def test_diffused_steps_are_the_number_of_masks_that_hold_a_pixel(total, lower_bound):
     pictures = jnp.concatenate([ATTENTION, ATTENTION[:, ::-1] ** 2])
-    found = np.asarray(mask_fractions(pictures, lower_bound, total))
-    areas = [all_masks(p[None], total, lower_bound).mean((1, 2, 3)) for p in pictures]
-    np.testing.assert_allclose(found, areas, atol=1e-7)
-    # Their mean over time is the diffused fraction, but for less than a step.
-    off = np.asarray(diffused_fraction(pictures, lower_bound)) - found.mean(-1)
-    assert (np.abs(off) < 1 / total).all()
-    np.testing.assert_array_equal(found[1], mask_fractions(pictures[1], lower_bound, total))
+    masks = [all_masks(p[None], total, lower_bound).sum(0) for p in pictures]
+    for count in (diffused_steps, jax.jit(diffused_steps, static_argnums=2)):
+        found = np.asarray(count(pictures, lower_bound, total))
+        np.testing.assert_array_equal(found, masks)
+        np.testing.assert_array_equal(found[1], count(pictures[1], lower_bound, total))
+    # Their mean is the diffused fraction, but for less than a step.
+    means = found.mean((1, 2, 3)) / total
+    assert (np.abs(diffused_fraction(pictures, lower_bound) - means) < 1 / total + 1e-6).all()

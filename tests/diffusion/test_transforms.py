@@ -60,7 +60,7 @@ CALLS = {
     "schedule.gammas": of_host(lambda: schedule.gammas(BETAS)),
     "schedule.noise_schedule": lambda x: x * schedule.noise_schedule(BETAS, 2).signal[1],
     "mask.area_mask": inside,
-    "mask.mask_fractions": lambda x: mask.mask_fractions(attention(x), 0.1, 5),
+    "mask.diffused_steps": lambda x: mask.diffused_steps(attention(x), 0.1, 5),
     "mask.diffused_fraction": lambda x: mask.diffused_fraction(attention(x), 0.1),
     "noising.add_noise": lambda x: noising.add_noise(x, batch(1), LEVEL, 1 - LEVEL),
     "noising.predict_y0": lambda x: noising.predict_y0(x, 0.1 * batch(1), LEVEL, 1 - LEVEL),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from yoda_jax.diffusion.mask import area_mask, mask_fractions
+from yoda_jax.diffusion.mask import area_mask, diffused_steps
 from yoda_jax.diffusion.noising import add_noise, blend, predict_y0
 from yoda_jax.diffusion.schedule import NoiseSchedule
 
@@ -85,25 +85,40 @@ def draw_level(
     schedule: NoiseSchedule,
     batch: int,
     continuous: bool,
-    fractions: Float[Array, "B T"] | None = None,
+    steps: Float[Array, "B H W 1"] | None = None,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """Draws t from 1..T and the signal level sqrt(g), for each picture on its own.
 
-    t is uniform, or drawn in proportion to fractions >= 0 (equal ones draw what uniform does).
+    t is uniform, or drawn in proportion to the number of pixels whose steps (0..T) are t or more;
+    steps equal everywhere to T draw what uniform does.
     continuous: sqrt(g) ~ U(sqrt(g_t), sqrt(g_{t-1})), as SR3 trains; else sqrt(g_t), as SRDiff.
     """
     key_t, key_level = jax.random.split(key)
     t = jax.random.randint(key_t, (batch,), 1, schedule.num_steps + 1)
-    if fractions is not None:  # the inverse of their distribution
+    if steps is not None:
         place = t - 1 + jax.random.uniform(jax.random.fold_in(key_t, 0), (batch,))
-        ends = jnp.cumsum(fractions, axis=-1)
-        ends = ends * (schedule.num_steps / jnp.maximum(ends[:, -1:], 1e-30))
-        t = 1 + (ends <= place[:, None]).sum(-1)
-        t = jnp.clip(t, 1, jnp.maximum((fractions > 0).sum(-1), 1))  # against rounding at the end
+        t = _by_area(place, steps, schedule.num_steps)
     low, high = schedule.signal[t], schedule.signal[t - 1]
     if not continuous:
         return t, low
     return t, low + (high - low) * jax.random.uniform(key_level, (batch,))
+
+
+def _by_area(
+    place: Float[Array, "B"], steps: Float[Array, "B H W 1"], num_steps: int
+) -> Int[Array, "B"]:
+    """The inverse of the times' distribution at place in [0, T), by bisection.
+
+    The times 1..t have sum min(steps, t) of sum steps; a picture without any gets 1.
+    """
+    target = place * (steps.mean((-3, -2, -1)) / num_steps)
+    t = jnp.zeros(place.shape, jnp.int32)
+    for power in reversed(range(num_steps.bit_length())):  # the last t that does not pass target
+        further = t + 2**power
+        passed = jnp.minimum(steps, further[:, None, None, None]).mean((-3, -2, -1))
+        t = jnp.where(passed <= target, further, t)
+    # Rounding may have the target at the very end.
+    return jnp.clip(t + 1, 1, jnp.maximum(steps.max((-3, -2, -1)), 1).astype(jnp.int32))
 
 
 class Diagnostics(NamedTuple):
@@ -139,10 +154,10 @@ def training_loss(
     everywhere this is the base method's loss. Source: YODA, arXiv 2308.07977; SR3, algorithm 1.
     """
     key_level, key_eps = jax.random.split(key)
-    fractions = None
+    steps = None
     if times == "area":
-        fractions = mask_fractions(attention, lower_bound, schedule.num_steps)
-    t, signal = draw_level(key_level, schedule, y0.shape[0], continuous, fractions)
+        steps = diffused_steps(attention, lower_bound, schedule.num_steps)
+    t, signal = draw_level(key_level, schedule, y0.shape[0], continuous, steps)
     noise = jnp.sqrt(jnp.maximum(1.0 - signal**2, 0.0)) if continuous else schedule.noise[t]
     eps = jax.random.normal(key_eps, y0.shape)
     mask = area_mask(attention, t / schedule.num_steps, lower_bound)
@@ -152,9 +167,10 @@ def training_loss(
     seen = blend(mask, z, jnp.zeros_like(z)) if network_input == "masked" else z
     eps_hat = predict(seen, signal if continuous else schedule.index[t])
     costs = masked_loss(eps_hat, eps, mask, norm, penalty)
-    if fractions is not None:
-        drawn = jnp.take_along_axis(fractions, t[:, None] - 1, axis=-1)[:, 0]
-        costs = costs * fractions.mean(-1) / jnp.where(drawn > 0, drawn, 1.0)
+    if steps is not None:
+        share = mask.mean((-3, -2, -1))
+        average = steps.mean((-3, -2, -1)) / schedule.num_steps
+        costs = costs * average / jnp.where(share > 0, share, 1.0)
     loss = costs.mean()
 
     y0_hat = predict_y0(z, jax.lax.stop_gradient(eps_hat), signal, noise)

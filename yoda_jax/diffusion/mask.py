@@ -21,15 +21,16 @@ def area_mask(
     return attention.astype(jnp.float32) + lower_bound >= time
 
 
-def mask_fractions(
+def diffused_steps(
     attention: Float[Array, "*B H W 1"], lower_bound: float | Float[Array, ""], num_steps: int
-) -> Float[Array, "*B T"]:
-    """The share of pixels within M(t) for t = 1..T, falling with t."""
-    values = attention.astype(jnp.float32) + lower_bound
-    values = jnp.sort(values.reshape(*values.shape[:-3], -1))
-    times = jnp.arange(1, num_steps + 1) / num_steps
-    below = jnp.vectorize(lambda v: jnp.searchsorted(v, times), signature="(n)->(t)")(values)
-    return 1.0 - below.astype(jnp.float32) / values.shape[-1]
+) -> Float[Array, "*B H W 1"]:
+    """floor(T (A + l)) within 0..T, the number of t in 1..T whose mask holds a pixel."""
+    value = attention.astype(jnp.float32) + lower_bound
+    steps = jnp.clip(jnp.floor(value * num_steps), 0, num_steps)
+    # Where the product is almost whole its rounding decides otherwise than the mask's comparison.
+    more = (value >= (steps + 1) / num_steps) & (steps < num_steps)
+    fewer = (value < steps / num_steps) & (steps > 0)
+    return steps + more - fewer
 
 
 def diffused_fraction(
