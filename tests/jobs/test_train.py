@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,17 +147,22 @@ def test_another_method_does_not_take_the_checkpoint(straight, mode, field):
     assert f"was trained with {field.split('=')[0]}=" in message and "another --workdir" in message
 
 
-def test_a_diverging_run_stops_with_the_step(tmp_path, straight):
+def test_a_diverging_run_stops_with_the_step_and_keeps_what_was_saved(tmp_path, straight):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight[0], workdir)
+    first = int(last_state(workdir).step)
     done = run(
-        *TRAIN, "--config.train.learning_rate=1e30", "--config.train.warmup_steps=0",
-        f"--config.data.records={straight[0] / 'records'}", f"--workdir={tmp_path}",
+        *TRAIN, f"--config.train.steps={first + 8}", "--config.train.learning_rate=1e30",
+        "--config.train.warmup_steps=0", f"--workdir={workdir}",
     )  # fmt: skip
     assert done.returncode == 2
     message = done.stderr.strip().splitlines()[-1]
-    assert re.search(r"Step [2-8] has the loss .*(nan|inf), expected", message)
-    if (tmp_path / "checkpoints").exists():  # what was saved before it is whole
-        for leaf in jax.tree.leaves(last_state(tmp_path)):
-            assert np.isfinite(leaf).all()
+    found = re.search(r"Step (\d+) has the loss .*(nan|inf), expected", message)
+    assert first + 1 < int(found[1]) <= first + 8
+    state = last_state(workdir)
+    assert first <= state.step < int(found[1])
+    for leaf in jax.tree.leaves(state):
+        assert np.isfinite(leaf).all()
 
 
 def test_compare_has_the_four_rows(tmp_path, straight):
