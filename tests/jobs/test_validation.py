@@ -197,6 +197,11 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_field():
             validation.check_trained_with(config, other, "runs/a", training=True)
         if name.startswith(("mask", "data")):  # sampling may choose these anew
             validation.check_trained_with(config, other, "runs/a", training=False)
+    del saved["mask"]["times"]  # a run from before there was a choice
+    with pytest.raises(UserError, match="runs/a was trained with mask.times='uniform'"):
+        validation.check_trained_with(config, saved, "runs/a", training=True)
+    config.mask.times = "uniform"
+    validation.check_trained_with(config, saved, "runs/a", training=True)
     with pytest.raises(UserError, match="seed=7"):
         validation.check_trained_with(config, saved | {"seed": 7}, "runs/a", training=True)
 

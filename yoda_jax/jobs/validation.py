@@ -47,6 +47,8 @@ _NOT_NEGATIVE = (
     "data.holdout", "eval.border", "train.sample_every", "train.warmup_steps", "train.halve_every",
     "train.weight_decay", "train.clip_norm", "train.profile_at",
 )  # fmt: skip
+# What runs did that were saved before the field existed.
+_BEFORE = {"mask.times": "uniform"}
 # A chain that does not end in noise cannot be started from noise.
 _LAST_GAMMA = 0.01
 
@@ -177,7 +179,7 @@ def check_trained_with(config: ConfigDict, saved: dict, where: str, training: bo
         names += ["attention.aggregate", "attention.normalise_heads", "data.patch"]
     for name in names:
         group, field = name.split(".")
-        found, expected = saved[group].get(field), _field(config, name)
+        found, expected = saved[group].get(field, _BEFORE.get(name)), _field(config, name)
         expected = list(expected) if isinstance(expected, tuple) else expected
         if found != expected:
             raise UserError(
