@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 from yoda_jax.data.degrade import Border, to_uint8, upsample
 from yoda_jax.diffusion import sampler
 from yoda_jax.diffusion.formulation import Formulation
-from yoda_jax.diffusion.loss import Diagnostics, LossNorm, Penalty, Times, training_loss
+from yoda_jax.diffusion.loss import Diagnostics, LossNorm, Penalty, training_loss
 from yoda_jax.diffusion.schedule import Betas, NoiseSchedule, noise_schedule
+from yoda_jax.diffusion.times import Times
 from yoda_jax.training.state import Params
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import yoda_jax.diffusion
-from yoda_jax.diffusion import loss, mask, noising, sampler, schedule
+from yoda_jax.diffusion import loss, mask, noising, sampler, schedule, times
 from yoda_jax.diffusion.formulation import FORMULATIONS
 
 STEPS = 4
@@ -70,7 +70,7 @@ CALLS = {
         loss.masked_loss(x, batch(1), inside(x), norm, penalty)
         for norm, penalty in (("pixels", "l1"), ("area", "l2"), ("pixels", "ssim"))
     ],
-    "loss.draw_level": lambda x: x[0, 0, 0, 0] * loss.draw_level(KEY, SCHEDULE, 5, True)[1],
+    "times.draw_level": lambda x: x[0, 0, 0, 0] * times.draw_level(KEY, SCHEDULE, 5, True)[1],
     "loss.training_loss": lambda x: loss.training_loss(
         lambda z, level: level[:, None, None, None] * z, KEY, SCHEDULE, x, -x,
         attention(x), norm="area", times="area", context="lr", network_input="masked",
