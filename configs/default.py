@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     c.mask.enabled = True  # False: the base method alone
     c.mask.lower_bound = 0.05  # l: every pixel is diffused for at least this share of the steps
     c.mask.loss_norm = "pixels"  # divide the loss by all "pixels" or by the mask's "area"
-    c.mask.times = "area"  # t of training: in proportion to the mask's area, or "uniform"
+    c.mask.times = "area"  # t of training: "uniform", or by the mask's area (with "pixels")
     c.mask.context = "hr"  # outside the mask training shows noised "hr", or "lr" as sampling does
     c.mask.input = "full"  # "masked": the network sees zeros outside the mask
 

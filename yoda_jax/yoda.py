@@ -74,8 +74,8 @@ class Yoda:
             predict, key_loss, noise_schedule(self.betas), self.formulation.encode(hr, lr_up),
             self.formulation.base(lr_up), self._attention(batch["attention"]),
             lower_bound=self.lower_bound, norm=self.loss_norm, penalty=self.penalty,
-            times=self.times, context=self.context, network_input=self.network_input,
-            continuous=self.continuous_level,
+            times=self.times if self.masked else "uniform", context=self.context,
+            network_input=self.network_input, continuous=self.continuous_level,
         )  # fmt: skip
 
     def schedule(self) -> NoiseSchedule:

@@ -190,6 +190,8 @@ def test_times_by_area_have_the_expectation_of_uniform_ones_and_see_more_pixels(
     assert abs(difference) < 4 * error < 0.1 * losses["area"].mean()
     if norm == "pixels":
         assert losses["area"].std() < 0.5 * losses["uniform"].std()
+    else:
+        assert losses["area"].std() > 1.2 * losses["uniform"].std()
 
 
 @pytest.mark.parametrize("penalty", ["l1", "l2"])
@@ -263,6 +265,24 @@ def test_colour_offset_of_the_prediction_is_measured_inside_the_mask(context):
         shifted, KEY, SCHEDULE, BASE + colour[None, None, None], BASE, ATTENTION, context=context
     )
     np.testing.assert_allclose(diagnostics.y0_offset, colour + shift, atol=1e-4)
+
+
+def test_times_by_area_are_weighted_back_in_loss_and_colour_offset():
+    attention = ATTENTION**3
+    steps = diffused_steps(attention, 0.05, SCHEDULE.num_steps)
+    key_level, key_eps = jax.random.split(KEY)
+    t, signal = draw_level(key_level, SCHEDULE, SHAPE[0], True, steps)
+    mask = np.asarray(area_mask(attention, t / SCHEDULE.num_steps, 0.05))
+    weights = np.asarray(steps).mean((1, 2, 3)) / SCHEDULE.num_steps / mask.mean((1, 2, 3))
+    assert len(set(np.asarray(t))) > 3 and weights.max() > 1.3 * weights.min()
+    spy, loss, diagnostics = spied(attention, times="area")
+    cost = np.where(mask, np.abs(jax.random.normal(key_eps, SHAPE) - 0.3 * spy.z), 0)
+    np.testing.assert_allclose(loss, (weights * cost.mean((1, 2, 3))).mean(), rtol=1e-5)
+    s = np.asarray(signal)[:, None, None, None]
+    y0_hat = np.clip((spy.z - np.sqrt(1 - s**2) * 0.3 * spy.z) / s, -1, 1)
+    off = np.where(mask, y0_hat - BASE, 0).sum((1, 2))
+    pixels = (weights * mask.sum((1, 2, 3))).sum()
+    np.testing.assert_allclose(diagnostics.y0_offset, weights @ off / pixels, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("times", ["uniform", "area"])

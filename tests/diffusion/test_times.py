@@ -55,11 +55,14 @@ def test_times_are_drawn_in_proportion_to_the_area_of_each_pictures_mask():
 
 
 @pytest.mark.parametrize("continuous", [True, False])
-def test_steps_that_are_all_of_them_draw_what_uniform_draws(continuous):
-    every = jnp.full((500, 5, 3, 1), float(SCHEDULE.num_steps))
+@pytest.mark.parametrize(("total", "shape"), [(10, (500, 5, 3, 1)), (2000, (500_000, 1, 1, 1))])
+def test_steps_that_are_all_of_them_draw_what_uniform_draws(total, shape, continuous):
+    """Also where t less 1 and a number below 1 are t in float32, once in 25,000 draws."""
+    schedule, count = noise_schedule(linear(total, 1e-4, 0.01)), shape[0]
+    every = jnp.full(shape, float(total))
     for one, other in zip(
-        draw_level(KEY, SCHEDULE, 500, continuous),
-        draw_level(KEY, SCHEDULE, 500, continuous, every),
+        draw_level(KEY, schedule, count, continuous),
+        draw_level(KEY, schedule, count, continuous, every),
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)

@@ -16,6 +16,10 @@ def test_examples_reproduced_exactly_are_left_out_of_all_rows():
     np.testing.assert_allclose(by_picture(psnr, ["a", "a", "b"]), [[[1, 3]], [[5, 7]]])
 
 
+def test_where_nothing_is_finite_there_is_no_mean():
+    assert np.isnan(by_picture(np.full((2, 3, 2), np.inf), ["a", "b"])).all()
+
+
 def test_interval_of_one_training_is_that_of_the_t_test():
     differences = np.random.default_rng(0).normal(1, 2, (1, 12))
     mean, half = interval(differences)

@@ -8,6 +8,7 @@ import pytest
 
 from configs import default, demo, rrdb_celeba, rrdb_df2k, sr3_ffhq, srdiff_celeba, srdiff_df2k
 from yoda_jax.attention.classical import ClassicalAttention
+from yoda_jax.errors import UserError
 from yoda_jax.jobs import build
 
 SHIPPED = {"default": default.get_config(), "demo": demo.get_config()} | {
@@ -52,6 +53,14 @@ def test_weights_that_are_not_at_hand_are_not_known(tmp_path):
     config = default.get_config()
     config.attention.weights = str(tmp_path / "absent.pth")
     assert build.attention_settings(config) == {"attention.weights": None}
+
+
+def test_weights_that_cannot_be_read_are_not_taken_for_absent_ones(tmp_path):
+    config = default.get_config()
+    (tmp_path / "damaged.safetensors").write_bytes(b"nothing of the kind")
+    config.attention.weights = str(tmp_path / "damaged.safetensors")
+    with pytest.raises(UserError, match="damaged.safetensors must be a safetensors file"):
+        build.attention_settings(config)
 
 
 def test_weights_are_known_by_their_bytes(tmp_path):

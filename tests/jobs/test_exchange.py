@@ -279,11 +279,26 @@ def test_a_damaged_configuration_of_an_exported_file_is_one_sentence(text, expor
     assert not (tmp_path / "run").exists()
 
 
-def test_exported_files_hold_their_configuration(exported):
+def test_an_exported_file_with_a_field_unknown_here_is_refused_by_it(exported, tmp_path):
+    file = tmp_path / "file.safetensors"
+    written = json.loads(read_metadata(exported[0])[import_weights.METADATA])
+    written["config"]["model"]["widget"] = 3
+    metadata = {import_weights.METADATA: json.dumps(written)}
+    safetensors.numpy.save_file(read_tensors(exported[0]), file, metadata)
+    with pytest.raises(UserError, match="found model.widget=3; import it with the version"):
+        import_weights.run(configuration(), str(tmp_path / "run"), str(file))
+    assert not (tmp_path / "run").exists()
+
+
+def test_exported_files_hold_the_configuration_of_their_run(exported, imported):
+    with Checkpoints(imported[0] / "checkpoints") as checkpoints:
+        expected = checkpoints.config()
+    del expected["imported"]
+    assert expected["train"] != configuration().train.to_dict()  # that which it was exported with
     for file, names in zip(exported, ("ours", "public"), strict=True):
         found = json.loads(read_metadata(file)[import_weights.METADATA])
         assert found["names"] == names and found["step"] == 0
-        assert found["config"] == json.loads(json.dumps(configuration().to_dict()))
+        assert found["config"] == expected
 
 
 def test_an_empty_workdir_exports_nothing(tmp_path):

@@ -1,6 +1,7 @@
 """A study trains what its arms share once, keeps what is done, and compares picture by picture."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -113,6 +114,19 @@ def test_what_changes_no_picture_needs_no_new_one(done, monkeypatch):
               "study.sample_seeds": 1}  # fmt: skip
     study.run(configuration(**fields), str(done))
     assert "PSNR dB - random" in (done / "study.md").read_text()
+
+
+def test_results_from_before_a_field_are_those_of_what_was_done_then(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "fit", None)
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "results").iterdir():
+        saved = json.loads(path.read_text())
+        for settings in saved["settings"]:
+            del settings["mask"]["times"]
+        path.write_text(json.dumps(saved))
+    study.run(configuration(**{"mask.times": "uniform"}), str(tmp_path))
+    with pytest.raises(TypeError):  # drawn by area they would have to be trained anew
+        study.run(configuration(), str(tmp_path))
 
 
 def test_a_training_with_other_settings_is_not_taken_for_it(done):

@@ -56,6 +56,17 @@ def test_table_pairs_pictures_and_trainings():
     (line,) = [line for line in text.splitlines() if line.startswith("| plain, batch 2")]
     # A quarter above the reference in every picture of every training: no spread at all.
     assert "| 31.01 | 31.0125 |" in line and "| +0.25 ± 0.00 |" in line
+    assert "95 % intervals over pictures and trainings" in text
+
+
+def test_table_speaks_of_no_interval_that_it_does_not_hold():
+    config = default.get_config()
+    config.study.reference = ""
+    assert "interval" not in study_report.table(config, RESULTS)
+    config.study.reference, config.study.train_seeds = "a", 1
+    single = {label: [[result(2, 10, value, ["x"])]] for label, value in (("a", 1.0), ("b", 2.0))}
+    text = study_report.table(config, single)
+    assert "over pictures\n" in text and "| +1.00 |" in text and "nan" not in text
 
 
 def test_curves_have_a_column_a_batch_size_and_join_arms_in_order_of_steps():

@@ -197,13 +197,33 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_field():
             validation.check_trained_with(config, other, "runs/a", training=True)
         if name.startswith(("mask", "data")):  # sampling may choose these anew
             validation.check_trained_with(config, other, "runs/a", training=False)
-    del saved["mask"]["times"]  # a run from before there was a choice
-    with pytest.raises(UserError, match="runs/a was trained with mask.times='uniform'"):
+    saved["model"]["multipliers"] = [1, 2]
+    with pytest.raises(UserError, match=r'add "--config.model.multipliers=\(1, 2\)", or use'):
+        validation.check_trained_with(config, saved, "runs/a", training=True)
+    saved["model"]["multipliers"] = list(config.model.multipliers)
+    with pytest.raises(UserError, match="seed=7"):
+        validation.check_trained_with(config, saved | {"seed": 7}, "runs/a", training=True)
+
+
+def test_a_run_from_before_a_field_goes_on_as_it_did():
+    config = default.get_config()
+    saved = json.loads(json.dumps(config.to_dict()))
+    del saved["mask"]["times"]
+    message = "runs/a was trained with mask.times='uniform'.*add --config.mask.times=uniform, or"
+    with pytest.raises(UserError, match=message):
         validation.check_trained_with(config, saved, "runs/a", training=True)
     config.mask.times = "uniform"
     validation.check_trained_with(config, saved, "runs/a", training=True)
-    with pytest.raises(UserError, match="seed=7"):
-        validation.check_trained_with(config, saved | {"seed": 7}, "runs/a", training=True)
+    # Without a mask the other fields of it mean nothing.
+    config.mask.times, config.mask.enabled, saved["mask"]["enabled"] = "area", False, False
+    validation.check_trained_with(config, saved, "runs/a", training=True)
+
+
+def test_a_loss_divided_by_the_area_needs_uniform_times():
+    with pytest.raises(UserError, match="mask.loss_norm=area needs --config.mask.times=uniform"):
+        validation.validate(changed(mask__loss_norm="area"))
+    validation.validate(changed(mask__loss_norm="area", mask__times="uniform"))
+    validation.validate(changed(mask__loss_norm="area", mask__enabled=False))
 
 
 def test_a_checkpoint_trained_on_other_records_is_refused_by_the_setting():

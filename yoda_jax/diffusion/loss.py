@@ -83,8 +83,9 @@ def _blur(x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
 class Diagnostics(NamedTuple):
     """What a training step tells besides its loss; means over the batch."""
 
-    mask_fraction: Float[Array, ""]  # share of pixels within the mask
-    y0_offset: Float[Array, "C"]  # predicted y0 minus base (lr_up) inside the mask: colour drift
+    mask_fraction: Float[Array, ""]  # share of pixels within the mask at the times drawn
+    # Predicted y0 minus base (lr_up) inside the mask, weighted as the loss is: colour drift.
+    y0_offset: Float[Array, "C"]
 
 
 def training_loss(
@@ -107,7 +108,7 @@ def training_loss(
 
     predict sees the state and the level: sqrt(g) if continuous, else the schedule's index of t.
     times "area" draws t of a picture in proportion to |M(t)| and divides its loss by the density:
-    the same expectation, from steps that see more pixels of the mask.
+    the same expectation, of less variance with norm "pixels" and of more with norm "area".
     context says what stands outside M(t) in the state: the noised target ("hr") or the noised base
     ("lr", what sampling shows); network_input "masked" puts zeros there. With attention 1
     everywhere this is the base method's loss. Source: YODA, arXiv 2308.07977; SR3, algorithm 1.
@@ -126,13 +127,15 @@ def training_loss(
     seen = blend(mask, z, jnp.zeros_like(z)) if network_input == "masked" else z
     eps_hat = predict(seen, signal if continuous else schedule.index[t])
     costs = masked_loss(eps_hat, eps, mask, norm, penalty)
+    weights = jnp.ones_like(costs)
     if steps is not None:
         share = mask.mean((-3, -2, -1))
         average = steps.mean((-3, -2, -1)) / schedule.num_steps
-        costs = costs * average / jnp.where(share > 0, share, 1.0)
-    loss = costs.mean()
+        weights = average / jnp.where(share > 0, share, 1.0)
+    loss = (weights * costs).mean()
 
     y0_hat = predict_y0(z, jax.lax.stop_gradient(eps_hat), signal, noise)
-    pixels = jnp.maximum(mask.sum(), 1).astype(jnp.float32)
-    offset = jnp.where(mask, y0_hat - base, 0.0).sum((0, 1, 2)) / pixels
+    offsets = jnp.where(mask, y0_hat - base, 0.0).sum((1, 2))
+    pixels = (weights * mask.sum((1, 2, 3))).sum()
+    offset = (weights[:, None] * offsets).sum(0) / jnp.where(pixels > 0, pixels, 1.0)
     return loss, Diagnostics(mask_fraction=mask.mean(), y0_offset=offset)

@@ -28,6 +28,7 @@ def draw_level(
     t = jax.random.randint(key_t, (batch,), 1, schedule.num_steps + 1)
     if steps is not None:
         place = t - 1 + jax.random.uniform(jax.random.fold_in(key_t, 0), (batch,))
+        place = jnp.minimum(place, jnp.nextafter(t.astype(jnp.float32), 0.0))  # not rounded to t
         t = _by_area(place, steps, schedule.num_steps)
     low, high = schedule.signal[t], schedule.signal[t - 1]
     if not continuous:

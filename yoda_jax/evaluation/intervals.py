@@ -10,9 +10,12 @@ from scipy import stats
 def by_picture(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Means (..., pictures) of (..., examples): examples of a picture are not independent.
 
-    Examples that are not finite in any row (an infinite PSNR) are left out of all of them.
+    Examples that are not finite in any row (an infinite PSNR) are left out of all of them; where
+    none is left the mean is nan.
     """
     finite = np.isfinite(values.reshape(-1, values.shape[-1])).all(axis=0)
+    if not finite.any():
+        return np.full((*values.shape[:-1], 1), np.nan)
     _, picture = np.unique(np.asarray(names)[finite], return_inverse=True)
     return np.stack(
         [values[..., finite][..., picture == i].mean(-1) for i in range(picture.max() + 1)], -1

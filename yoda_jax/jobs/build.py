@@ -92,14 +92,17 @@ def attention_settings(config: ConfigDict) -> dict[str, int | str | None]:
     """What maps depend on besides source and input size.
 
     The hash of a backbone's weights is None where they are not at hand: finished records can be
-    used without them.
+    used without them. Raises UserError where the file is there and cannot be read.
     """
     if config.attention.source in CLASSICAL:
         return {"attention.cell": config.attention.cell}
     try:
-        return {"attention.weights": f"sha256:{weights_digest(weights_file(config))[:16]}"}
-    except UserError:
+        path = weights_file(config)
+    except UserError:  # the package that ships it is not installed
+        path = None
+    if path is None or not path.exists():
         return {"attention.weights": None}
+    return {"attention.weights": f"sha256:{weights_digest(path)[:16]}"}
 
 
 def attention(config: ConfigDict) -> Attention:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from yoda_jax.evaluation.report import write_whole
 from yoda_jax.jobs import build, evaluate, parts
 from yoda_jax.jobs.import_weights import METADATA
+from yoda_jax.training.checkpoints import Checkpoints
 from yoda_jax.weights import public
 
 
@@ -22,6 +23,8 @@ def run(config: ConfigDict, workdir: str, output: str) -> None:
     """
     config = parts.complete(config, workdir)
     params, _, step = evaluate.load_weights(config, workdir)
+    with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
+        trained_with = {k: v for k, v in checkpoints.config().items() if k in config}
     params = jax.tree.map(np.asarray, params)
     network = build.network(config)
     files = {
@@ -31,7 +34,7 @@ def run(config: ConfigDict, workdir: str, output: str) -> None:
     stem = Path(output.removesuffix(".safetensors"))
     stem.parent.mkdir(parents=True, exist_ok=True)
     for names, entries in files.items():
-        text = json.dumps({"names": names, "step": step, "config": config.to_dict()})
+        text = json.dumps({"names": names, "step": step, "config": trained_with})
         path = stem.with_name(f"{stem.name}{'.public' if names == 'public' else ''}.safetensors")
         write_whole(path, safetensors.numpy.save(entries, {METADATA: text}))
         print(f"{path}: {len(entries)} entries in {names} names, step {step}")

@@ -118,12 +118,16 @@ def _agreed(config: ConfigDict, found: dict, input: str) -> ConfigDict:
     different = []
     for name, value in found.items():
         group, field = name.split(".")
+        if field not in config[group]:
+            raise UserError(
+                f"{input} must have been made with fields that there are here, found "
+                f"{name}={value!r}; import it with the version that exported it."
+            )
         expected = config[group][field]
         if field.partition("_")[0] in build.network(config).parts:  # shape of a part
             config[group][field] = value
         elif expected != value:
-            flag = f"--config.{name}={value}"
-            different.append(f'"{flag}"' if isinstance(value, tuple) else flag)
+            different.append(validation.flag(name, value))
     if different:
         raise UserError(
             f"{input} was made with another configuration than this one; add "

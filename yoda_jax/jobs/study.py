@@ -145,7 +145,7 @@ def _key(arm: Arm) -> str:
 
 def _relevant(config: dict, without: Iterable[str] = ()) -> dict:
     """What decides over weights and pictures, as JSON keeps it."""
-    fields = json.loads(json.dumps(config))
+    fields = validation.with_later_fields(json.loads(json.dumps(config)))
     for name in (*_IRRELEVANT, *without):
         group, _, field = name.rpartition(".")
         (fields[group] if group else fields).pop(field, None)
@@ -164,7 +164,7 @@ def _run_arm(config: ConfigDict, workdir: str, arm: Arm, seed: int) -> list[dict
     paths = [folder / f"{name} seed {seed} sampled {noise}.json"
              for noise in range(config.study.sample_seeds)]  # fmt: skip
     found = [json.loads(path.read_text()) if path.exists() else None for path in paths]
-    if any(result is None or result["settings"] != settings for result in found):
+    if any(r is None or [_relevant(s) for s in r["settings"]] != settings for r in found):
         evaluation = evaluate.Evaluation(sampled, workdir)
         params = _trained_weights(trained, workdir, arm, seed)
         evaluation.add_bicubic()

@@ -1,5 +1,6 @@
 """What a study leaves behind: a table of all arms, and curves over training steps."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -52,7 +53,9 @@ def table(config: ConfigDict, results: Results) -> str:
         cells += [f"{values[m][label].mean():.{_DIGITS[m]}f}" for m in METRICS]
         for m in METRICS if reference else ():
             mean, half = interval(values[m][label] - values[m][reference])
-            text = f"{mean:+.{_DIGITS[m]}f} ± {half:.{_DIGITS[m]}f}"
+            text = f"{mean:+.{_DIGITS[m]}f}"
+            if not math.isnan(half):
+                text += f" ± {half:.{_DIGITS[m]}f}"
             cells.append("" if label == reference else text)
         lines.append(cells)
     rows = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
@@ -65,13 +68,17 @@ def _protocol(config: ConfigDict, examples: int, pictures: int) -> str:
         f"lower bounds tuned to a diffused fraction of {config.study.diffused:.3f} on the "
         "evaluated LR pictures; " if config.study.diffused else ""
     )  # fmt: skip
+    trainings = " and trainings" if config.study.train_seeds > 1 else ""
+    differences = (
+        "; differences paired by picture, with 95 % intervals over pictures" + trainings
+        if config.study.reference else ""
+    )  # fmt: skip
     return (
         f"{examples} held-out examples of {pictures} pictures, {config.data.scale}x to "
         f"{config.data.hr_size}x{config.data.hr_size}; {config.study.train_seeds} trainings of "
         f"{config.train.steps} steps of {config.train.batch_size}, each sampled "
         f"{config.study.sample_seeds} times in {config.diffusion.sampling_steps} steps, where an "
-        f"arm says nothing else; {tuned}means over seeds and pictures; differences paired by "
-        "picture, with 95 % intervals over pictures and trainings"
+        f"arm says nothing else; {tuned}means over seeds and pictures{differences}"
     )
 
 

@@ -47,8 +47,6 @@ _NOT_NEGATIVE = (
     "data.holdout", "eval.border", "train.sample_every", "train.warmup_steps", "train.halve_every",
     "train.weight_decay", "train.clip_norm", "train.profile_at",
 )  # fmt: skip
-# What runs did that were saved before the field existed.
-_BEFORE = {"mask.times": "uniform"}
 # A chain that does not end in noise cannot be started from noise.
 _LAST_GAMMA = 0.01
 
@@ -102,6 +100,12 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"--config.mask.enabled must be False, since model.name={model.name} diffuses nothing, "
             "found True."
+        )
+    if config.mask.enabled and config.mask.loss_norm == config.mask.times == "area":
+        raise UserError(
+            "--config.mask.loss_norm=area needs --config.mask.times=uniform, found area: divided "
+            "by the mask's area, the loss of a small mask counts in full, and drawing its time "
+            "rarely makes training noisy; add --config.mask.times=uniform."
         )
     if data.hr_size < 32 or data.hr_size - 2 * config.eval.border < 11:
         raise UserError(
@@ -163,6 +167,18 @@ def require_source(config: ConfigDict) -> None:
         )
 
 
+def flag(name: str, value: object) -> str:
+    """What sets a field on the command line, with a value as it is or as JSON keeps it."""
+    if isinstance(value, list | tuple):
+        return f'"--config.{name}={tuple(value)}"'
+    return f"--config.{name}={value}"
+
+
+def with_later_fields(saved: dict) -> dict:
+    """A saved configuration with the fields that came later, as runs without them did."""
+    return saved | {"mask": {"times": "uniform"} | saved["mask"]}
+
+
 def check_trained_with(config: ConfigDict, saved: dict, where: str, training: bool) -> None:
     """Raises UserError where a checkpoint was trained otherwise than this configuration says.
 
@@ -174,17 +190,19 @@ def check_trained_with(config: ConfigDict, saved: dict, where: str, training: bo
     names = [f"model.{name}" for name in config.model if name not in parts]
     names += [f"diffusion.{name}" for name in config.diffusion if name != "sampling_steps"]
     names += ["data.scale", "data.border"]
+    saved = with_later_fields(saved)
     if training:
-        names += [f"mask.{name}" for name in config.mask]
+        masked = config.mask.enabled and saved["mask"]["enabled"]
+        names += [f"mask.{name}" for name in config.mask if masked or name == "enabled"]
         names += ["attention.aggregate", "attention.normalise_heads", "data.patch"]
     for name in names:
         group, field = name.split(".")
-        found, expected = saved[group].get(field, _BEFORE.get(name)), _field(config, name)
+        found, expected = saved[group].get(field), _field(config, name)
         expected = list(expected) if isinstance(expected, tuple) else expected
         if found != expected:
             raise UserError(
                 f"The checkpoint in {where} was trained with {name}={found!r}, this configuration "
-                f"says {expected!r}; use the configuration of that run, or another --workdir."
+                f"says {expected!r}; add {flag(name, found)}, or use another --workdir."
             )
     if training and saved["seed"] != config.seed:
         raise UserError(
