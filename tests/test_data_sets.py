@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from skimage import data
 from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder as celeb_a
 
-from configs import data_sets, default, sr3_celeba_hq, sr3_ffhq, sr3_photos
+from configs import data_sets, sr3_celeba_hq, sr3_ffhq, sr3_photos
 from yoda_jax.data.decode import decode_picture
 from yoda_jax.data.degrade import downsample, fit
 from yoda_jax.data.photos import open_source
@@ -215,23 +215,6 @@ def test_data_set_from_its_layout_to_records(layout, tmp_path, monkeypatch):
     precompute.run(again, str(tmp_path / "experiment"))
 
 
-# Crop, HR size, scale and border of the methods that report on each.
-PREPARATION = {
-    "ffhq": ("fit", 128, 8, "pil"),
-    "celeba_hq": ("fit", 128, 8, "pil"),
-    "celeba": ("fit", 160, 8, "matlab"),
-    "df2k": ("tiles", 160, 4, "matlab"),
-    "div2k": ("tiles", 160, 4, "matlab"),
-}
-
-
-@pytest.mark.parametrize("name", data_sets.DATA_SETS)
-def test_preparation_is_that_of_the_field(name):
-    c = data_sets.get_config(name).data
-    assert (c.crop, c.hr_size, c.scale, c.border) == PREPARATION[name]
-    assert c.stride == c.hr_size
-
-
 def test_names_of_df2k_tell_the_folders_apart(tmp_path, monkeypatch):
     fields, _, _ = df2k(tmp_path, monkeypatch)
     names = [name for name, _ in open_source(fields["train"]).read(0, 5)]
@@ -252,61 +235,3 @@ def test_df2k_from_the_command_line(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     counts = [len(Records(tmp_path / "records" / split)) for split in ("train", "eval")]
     assert counts == [5 * 2 * 3, 2 * 2 * 2]
-
-
-FILES = {
-    "data_sets": (data_sets.get_config, data_sets.DATA_SETS),
-    "sr3_ffhq": (sr3_ffhq.get_config, sr3_ffhq.VARIANTS),
-    "sr3_celeba_hq": (sr3_celeba_hq.get_config, sr3_ffhq.VARIANTS),
-    "sr3_photos": (sr3_photos.get_config, sr3_photos.VARIANTS),
-}
-
-
-@pytest.mark.parametrize(
-    ("file", "variant"), [(file, name) for file, (_, names) in FILES.items() for name in names]
-)
-def test_configuration_is_valid_and_has_no_field_of_its_own(file, variant):
-    config = FILES[file][0](variant)
-    validation.validate(config)
-    fields = default.get_config()
-    assert set(config) == set(fields)
-    for group in ("data", "attention", "model", "train", "eval"):
-        assert set(config[group]) == set(fields[group])
-    if file == "data_sets":
-        assert config.mode == "precompute"
-        assert config.data.records == config.workdir == f"records/{variant}"
-    else:
-        assert (config.mode, config.data.records) == ("train", "")
-        assert config.workdir == f"runs/{file}_{variant}"
-    if config.data.train:  # preset: TFDS knows it, and it is not smaller than asked for
-        tfds_name, _, size = config.data.train.removeprefix("tfds:").partition("/")
-        builder = tfds.builder_cls(tfds_name)
-        assert not size or size in builder.builder_configs
-        assert not size.isdigit() or int(size) >= config.data.hr_size
-
-
-def test_folders_are_asked_for_and_catalogued_sets_are_not():
-    asked = {name for name in data_sets.DATA_SETS if not data_sets.get_config(name).data.train}
-    assert asked == {"ffhq", "df2k"}
-    with pytest.raises(ValueError, match="--config.data.train is not set"):
-        validation.require_source(data_sets.get_config("df2k"))
-
-
-@pytest.mark.parametrize(
-    ("get_config", "known"),
-    [
-        (data_sets.get_config, "data sets ffhq, celeba_hq, celeba, df2k, div2k, found"),
-        (sr3_celeba_hq.get_config, "variants 16_64, 16_128, 16_128_large, 64_256, 64_512, found"),
-        (sr3_photos.get_config, "variants df2k, div2k, found"),
-    ],
-)
-def test_unknown_name_lists_the_known(get_config, known):
-    for name in ("", "imagenet"):
-        with pytest.raises(ValueError, match=f"{known} '{name}'"):
-            get_config(name)
-
-
-def test_larger_faces_come_from_larger_pictures():
-    trained_on = {v: sr3_celeba_hq.get_config(v).data.train for v in sr3_ffhq.VARIANTS}
-    assert trained_on.pop("64_512") == "tfds:celeb_a_hq/512"
-    assert set(trained_on.values()) == {"tfds:celeb_a_hq/256"}

@@ -1,24 +1,17 @@
-"""Every public form of a backbone's file gives the same parameters; a wrong one loads nothing.
-
-Names and shapes are those of the releases; the numbers are drawn.
-"""
+"""Every public form of a backbone's file gives the same parameters."""
 
 import argparse
 import dataclasses
-import json
-import re
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from dino_entries import KEYS, TINY, dinov2_entries, zeros
 from extras import needs_torch
 from flax.traverse_util import flatten_dict
 from golden.recipe import recipe
 from tensor_files import save
 
-from yoda_jax.errors import UserError
-from yoda_jax.models.vit import VisionTransformer
 from yoda_jax.weights.dino import (
     BACKBONES,
     backbone_entries,
@@ -27,21 +20,12 @@ from yoda_jax.weights.dino import (
     official_names,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-KEYS = {
-    "dino_vits8": json.loads((GOLDEN / "dino_vits8_keys.json").read_text()),
-    "dino_resnet50": json.loads((GOLDEN / "resnet50_keys.json").read_text()),
-}
-TINY = VisionTransformer(patch=14, features=12, depth=2, heads=2, grid=3, layer_scale=True)
+pytestmark = pytest.mark.usefixtures("clean")
 SUFFIXES = [".npz", ".safetensors", pytest.param(".pth", marks=needs_torch)]
 HEAD = {
     "head.mlp.0.weight": (8, 4), "head.mlp.0.bias": (8,), "head.last_layer.weight_g": (6, 1),
     "head.last_layer.weight_v": (6, 8),
 }  # fmt: skip
-
-
-def zeros(keys, dtype=np.float32):
-    return {name: np.zeros(shape, dtype) for name, shape in keys.items()}
 
 
 def prefixed(prefix, entries):
@@ -74,14 +58,6 @@ def shapes_of(network, side):
     return jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, side, side, 3), "f"))[
         "params"
     ]
-
-
-@pytest.fixture(autouse=True)
-def clean(tmp_path):
-    """Weights of the published sizes do not stay on the disk."""
-    yield
-    for file in tmp_path.iterdir():
-        file.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -179,23 +155,6 @@ def test_training_checkpoint_of_a_resnet_gives_the_teacher(tmp_path):
     assert not any(leaf.any() for leaf in jax.tree.leaves(params))  # the student has ones
 
 
-def dinov2_entries():
-    """A tiny DINOv2 under its official names."""
-    c = TINY.features
-    keys = {"cls_token": (1, 1, c), "pos_embed": (1, 10, c), "mask_token": (1, c),
-            "patch_embed.proj.weight": (c, 3, 14, 14), "patch_embed.proj.bias": (c,)}  # fmt: skip
-    for block in ("blocks.0.", "blocks.1."):
-        keys |= {f"{block}attn.qkv.weight": (3 * c, c), f"{block}attn.qkv.bias": (3 * c,),
-                 f"{block}attn.proj.weight": (c, c), f"{block}attn.proj.bias": (c,),
-                 f"{block}mlp.fc1.weight": (4 * c, c), f"{block}mlp.fc1.bias": (4 * c,),
-                 f"{block}mlp.fc2.weight": (c, 4 * c), f"{block}mlp.fc2.bias": (c,)}  # fmt: skip
-        keys |= {f"{block}{name}": (c,) for name in (
-            "norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "ls1.gamma", "ls2.gamma"
-        )}  # fmt: skip
-    keys |= {"norm.weight": (c,), "norm.bias": (c,)}
-    return recipe(list(keys.items()), 3, 1.3)
-
-
 def hugging_face_entries(entries):
     """The same numbers as Hugging Face's Dinov2Model calls them."""
     renamed = {
@@ -248,113 +207,3 @@ def test_hugging_face_names_are_the_official_network_but_for_positions(
         )
         assert np.allclose(one, other, atol=1e-7) == equal
         assert np.abs(one - other).max() < 0.05
-
-
-def refused(source, path, entries):
-    """The one sentence of loading entries from path, after the checks that hold for each."""
-    save(path, entries)
-    with pytest.raises(UserError) as caught:
-        load_backbone(source, path)
-    message = str(caught.value)
-    assert message.startswith(f"The entries of {path}, read as {source}, do not fit the network")
-    assert "\n" not in message and message.endswith("the file was made for.")
-    found, listed = re.search(r" in (\d+) places: (.*); choose", message).groups()
-    assert len(listed.split("; ")) == min(int(found), 5)
-    return int(found), listed
-
-
-DAMAGE = {
-    "missing": (
-        lambda e: e.pop("blocks.1.norm2.bias"),
-        "blocks.1.norm2.bias is missing",
-    ),
-    "extra": (
-        lambda e: e.update(register_tokens=np.zeros((1, 4, 12), "f")),
-        "register_tokens is unknown",
-    ),
-    "misshapen matrix": (
-        lambda e: e.update({"blocks.0.mlp.fc1.weight": np.zeros((12, 48), "f")}),
-        "blocks.0.mlp.fc1.weight has the shape (12, 48), expected (48, 12)",
-    ),
-    "misshapen patches": (
-        lambda e: e.update({"patch_embed.proj.weight": np.zeros((12, 3, 16, 16), "f")}),
-        "patch_embed.proj.weight has the shape (12, 3, 16, 16), expected (12, 3, 14, 14)",
-    ),
-    "flattened patches": (
-        lambda e: e.update({"patch_embed.proj.weight": np.zeros((12, 588), "f")}),
-        "patch_embed.proj.weight has the shape (12, 588), expected (12, 3, 14, 14)",
-    ),
-    "other grid": (
-        lambda e: e.update(pos_embed=np.zeros((1, 17, 12), "f")),
-        "pos_embed has the shape (1, 17, 12), expected (1, 10, 12)",
-    ),
-    "two class tokens": (
-        lambda e: e.update(cls_token=np.zeros((2, 1, 12), "f")),
-        "cls_token has the shape (2, 1, 12), expected (1, 1, 12)",
-    ),
-    "vector for a matrix": (
-        lambda e: e.update({"blocks.0.attn.proj.weight": np.zeros(144, "f")}),
-        "blocks.0.attn.proj.weight has the shape (144,), expected (12, 12)",
-    ),
-    "number for a vector": (
-        lambda e: e.update({"blocks.0.ls1.gamma": np.float32(1)}),
-        "blocks.0.ls1.gamma has the shape (), expected (12,)",
-    ),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_one_wrong_entry_is_named_with_both_shapes(damage, monkeypatch, tmp_path):
-    monkeypatch.setitem(BACKBONES, "dinov2_vits14", TINY)
-    spoil, named = DAMAGE[damage]
-    entries = dinov2_entries()
-    spoil(entries)
-    assert refused("dinov2_vits14", tmp_path / "weights.npz", entries) == (1, named)
-
-
-@pytest.mark.parametrize("rows", [None, 35])
-def test_query_key_and_value_that_cannot_be_told_apart(rows, monkeypatch, tmp_path):
-    monkeypatch.setitem(BACKBONES, "dinov2_vits14", TINY)
-    bias = np.float32(0) if rows is None else np.zeros(rows, "f")
-    entries = dinov2_entries() | {"blocks.0.attn.qkv.bias": bias}
-    count, listed = refused("dinov2_vits14", tmp_path / "weights.npz", entries)
-    assert count == 4 and "blocks.0.attn.qkv.bias is unknown" in listed
-
-
-def vit_keys(width):
-    """The entries of dino_vits8, or of DINO's ViTs of other widths."""
-    return {
-        name: tuple(size * width // 384 if size % 384 == 0 else size for size in shape)
-        for name, shape in KEYS["dino_vits8"].items()
-    }
-
-
-OTHER_FILES = {
-    "ViT-B for ViT-S": (
-        "dino_vits8", vit_keys(768), "has the shape (768,), expected (384,)",
-    ),
-    "ViT-S for ViT-B": (
-        "dino_vitb8", vit_keys(384), "fc1.weight has the shape (1536, 384), expected (3072, 768)",
-    ),
-    "patch 8 for patch 16": (
-        "dino_vits16", vit_keys(384), "pos_embed has the shape (1, 785, 384), expected (1, 197,",
-    ),
-    "ResNet for ViT": ("dino_vits8", KEYS["dino_resnet50"], "blocks.0.mlp.fc1.bias is missing"),
-    "ViT for ResNet": ("dino_resnet50", KEYS["dino_vits8"], "conv1.weight is missing"),
-    "DINO for DINOv2": ("dinov2_vits14", KEYS["dino_vits8"], "blocks.0.ls1.gamma is missing"),
-    "DINOv2 for DINO": (
-        "dino_vits8",
-        KEYS["dino_vits8"]
-        | {f"blocks.{i}.ls{n}.gamma": (384,) for i in range(12) for n in (1, 2)}
-        | {"mask_token": (1, 384), "pos_embed": (1, 1370, 384)}
-        | {"patch_embed.proj.weight": (384, 3, 14, 14)},
-        "blocks.0.ls1.gamma is unknown",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", OTHER_FILES)
-def test_file_of_another_network_is_refused_by_its_first_five_entries(case, tmp_path):
-    source, keys, named = OTHER_FILES[case]
-    count, listed = refused(source, tmp_path / "weights.npz", zeros(keys, np.float16))
-    assert count >= 2 and named in listed

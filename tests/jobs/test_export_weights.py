@@ -1,0 +1,96 @@
+"""Weights out of a workdir and in again, and exported files that are refused."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from golden import sr3
+from public_weights import assert_equal, configuration, parameters_of, sr3_entries
+
+from yoda_jax.errors import UserError
+from yoda_jax.jobs import export_weights, import_weights
+from yoda_jax.training.checkpoints import Checkpoints
+from yoda_jax.weights.tensor_file import read_metadata, read_tensors
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def test_exported_public_entries_are_the_files_bit_for_bit(exported):
+    entries = {k: v for k, v in sr3_entries().items() if k.startswith("denoise_fn.")}
+    assert_equal(read_tensors(exported[1]), entries)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["ours", "public"])
+def test_either_exported_file_is_imported_with_equal_parameters(which, exported, tmp_path):
+    import_weights.run(configuration(), str(tmp_path / "run"), str(exported[which]))
+    assert_equal(parameters_of(configuration(), tmp_path / "run"), sr3.parameters())
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["ours", "public"])
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"model.multipliers": (1, 2)}, '"--config.model.multipliers=(1, 2, 2)"'),
+        ({"model.groups": 4}, "--config.model.groups=8"),
+        ({"model.attention_resolutions": ()}, '"--config.model.attention_resolutions=(8,)"'),
+        ({"data.border": "matlab"}, "--config.data.border=pil"),
+        ({"data.scale": 8}, "--config.data.scale=4"),
+        ({"diffusion.beta_end": 2e-2}, "betas from 1e-06 to 0.01"),
+    ],
+)
+def test_an_exported_file_wants_its_own_configuration(which, fields, word, exported, tmp_path):
+    with pytest.raises(UserError) as error:
+        import_weights.run(configuration(**fields), str(tmp_path / "run"), str(exported[which]))
+    assert word in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_damaged_entry_of_an_exported_file_is_named(exported, tmp_path):
+    entries, metadata = read_tensors(exported[0]), read_metadata(exported[0])
+    del entries["stem.kernel"]
+    entries["mid_block1.conv1.kernel"] = np.zeros((1, 2), np.float32)
+    file = tmp_path / "file.safetensors"
+    safetensors.numpy.save_file(entries, file, metadata)
+    with pytest.raises(UserError) as error:
+        import_weights.run(configuration(), str(tmp_path / "run"), str(file))
+    assert "stem.kernel is missing" in str(error.value) and "2 places" in str(error.value)
+    assert "mid_block1.conv1.kernel has the shape (1, 2)" in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"names": "ours", "config": {"model": {}}}'])
+def test_a_damaged_configuration_of_an_exported_file_is_one_sentence(text, exported, tmp_path):
+    file = tmp_path / "file.safetensors"
+    metadata = {import_weights.METADATA: text}
+    safetensors.numpy.save_file(read_tensors(exported[0]), file, metadata)
+    with pytest.raises(UserError, match="must hold the configuration .*; export it again.$"):
+        import_weights.run(configuration(), str(tmp_path / "run"), str(file))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_exported_file_with_a_field_unknown_here_is_refused_by_it(exported, tmp_path):
+    file = tmp_path / "file.safetensors"
+    written = json.loads(read_metadata(exported[0])[import_weights.METADATA])
+    written["config"]["model"]["widget"] = 3
+    metadata = {import_weights.METADATA: json.dumps(written)}
+    safetensors.numpy.save_file(read_tensors(exported[0]), file, metadata)
+    with pytest.raises(UserError, match="found model.widget=3; import it with the version"):
+        import_weights.run(configuration(), str(tmp_path / "run"), str(file))
+    assert not (tmp_path / "run").exists()
+
+
+def test_exported_files_hold_the_configuration_of_their_run(exported, imported):
+    with Checkpoints(imported[0] / "checkpoints") as checkpoints:
+        expected = checkpoints.config()
+    del expected["imported"]
+    assert expected["train"] != configuration().train.to_dict()  # that which it was exported with
+    for file, names in zip(exported, ("ours", "public"), strict=True):
+        found = json.loads(read_metadata(file)[import_weights.METADATA])
+        assert found["names"] == names and found["step"] == 0
+        assert found["config"] == expected
+
+
+def test_an_empty_workdir_exports_nothing(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        export_weights.run(configuration(), str(tmp_path / "none"), str(tmp_path / "out" / "file"))
+    assert not list(tmp_path.iterdir())
