@@ -4,8 +4,8 @@
 
 The same 8,000 draws of squares in batches of 2, 4 or 16, trained plainly or with the mask (its loss
 divided by all pixels, or by the mask's area; t drawn uniformly, or in proportion to the mask's
-area), sampled plainly or with the mask, evaluated on the way. The networks are tiny: two to three
-hours on two CPU cores in all.
+area), sampled plainly or with the mask, evaluated on the way. The networks are tiny: about two
+hours and a half on two CPU cores in all.
 """
 
 from ml_collections import ConfigDict
