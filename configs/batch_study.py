@@ -34,10 +34,15 @@ def get_config() -> ConfigDict:
     c.eval.pictures = 20
     c.eval.batch_size = 20
     c.study.arms = tuple(
-        (f"{curve}, batch {size}, {steps} steps",
-         {**train, "train.batch_size": size, "train.steps": steps}, sample)
-        for size in STEPS for curve, (train, sample) in CURVES.items() for steps in STEPS[size]
-    )  # fmt: skip
+        (
+            f"{curve}, batch {size}, {steps} steps",
+            {**train, "train.batch_size": size, "train.steps": steps},
+            sample,
+        )
+        for size in STEPS
+        for curve, (train, sample) in CURVES.items()
+        for steps in STEPS[size]
+    )
     c.study.curves = True
     c.study.diffused = 0.0
     c.study.reference = ""

@@ -51,7 +51,7 @@ def celeba(c: ConfigDict) -> None:
     _faces(c)
     c.data.train = "tfds:celeb_a"
     c.data.hr_size = c.data.stride = 160
-    c.data.border = "matlab"
+    c.data.resampling = "matlab"
 
 
 def df2k(c: ConfigDict) -> None:
@@ -83,7 +83,7 @@ def _faces(c: ConfigDict) -> None:
     c.data.crop = "fit"
     c.data.hr_size = c.data.stride = 128
     c.data.scale = 8
-    c.data.border = "pil"
+    c.data.resampling = "pil"
     c.data.holdout = 512
 
 
@@ -91,7 +91,7 @@ def _tiles(c: ConfigDict) -> None:
     c.data.crop = "tiles"
     c.data.hr_size = c.data.stride = 160
     c.data.scale = 4
-    c.data.border = "matlab"
+    c.data.resampling = "matlab"
     c.data.holdout = 100
     c.data.pictures_per_shard = 32  # each gives about 100 tiles
     # The whole picture is looked at, of which a tile is a small part; patches of 8, 14 and 16 fit.

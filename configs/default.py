@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     c.data.hr_size = 128  # side of a record's HR picture
     c.data.stride = 128  # distance of tiles, in HR pixels
     c.data.scale = 8  # HR size / LR size
-    c.data.border = "pil"  # bicubic rule: pil (SR3), matlab, srdiff (its public checkpoints)
+    c.data.resampling = "pil"  # bicubic rule: pil (SR3), matlab, srdiff (its public checkpoints)
     c.data.on_bad = "stop"  # at an unreadable or too small picture: "stop", or "skip" and list it
     c.data.pictures_per_shard = 256
     c.data.patch = 0  # random training crop in HR pixels; 0: the whole record

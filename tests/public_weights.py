@@ -18,14 +18,15 @@ def configuration(name="sr3", **fields):
     config.mode = "train"
     config.data.update(hr_size=32, stride=64, patch=16)
     config.attention.update(source="edges", input_size=64, cell=4)
-    config.train.update(batch_size=2, steps=1, checkpoint_every=1, log_every=1, warmup_steps=0,
-                        ema_decay=0.0)  # fmt: skip
+    config.train.update(
+        batch_size=2, steps=1, checkpoint_every=1, log_every=1, warmup_steps=0, ema_decay=0.0
+    )
     config.eval.update(pictures=2, batch_size=2)
     config.model.update(name=name, features=16)
     if name == "sr3":
         config.model.update(attention_resolutions=(8,), groups=8)
     else:
-        config.data.border = "srdiff"
+        config.data.resampling = "srdiff"
         config.diffusion.update(
             formulation="srdiff", schedule="cosine", steps=100, sampling_steps=100
         )

@@ -109,7 +109,7 @@ PREPARATION = {
 @pytest.mark.parametrize("name", data_sets.DATA_SETS)
 def test_preparation_is_that_of_the_field(name):
     c = data_sets.get_config(name).data
-    assert (c.crop, c.hr_size, c.scale, c.border) == PREPARATION[name]
+    assert (c.crop, c.hr_size, c.scale, c.resampling) == PREPARATION[name]
     assert c.stride == c.hr_size
 
 

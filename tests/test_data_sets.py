@@ -169,7 +169,7 @@ def expected(paths, config):
             picture = fit(picture, size)
         height, width = (side - side % scale for side in picture.shape[:2])
         hr = picture[:height, :width]
-        lr = downsample(hr, scale, config.data.border)
+        lr = downsample(hr, scale, config.data.resampling)
         for top in range(0, height - size + 1, stride):
             for left in range(0, width - size + 1, stride):
                 rows, columns = (slice(start, start + size) for start in (top, left))
@@ -219,19 +219,23 @@ def test_names_of_df2k_tell_the_folders_apart(tmp_path, monkeypatch):
     fields, _, _ = df2k(tmp_path, monkeypatch)
     names = [name for name, _ in open_source(fields["train"]).read(0, 5)]
     assert names == [
-        "DIV2K_train_HR/0001.png", "DIV2K_train_HR/0800.png", "Flickr2K_HR/000001.png",
-        "Flickr2K_HR/000002.png", "Flickr2K_HR/002650.png",
-    ]  # fmt: skip
+        "DIV2K_train_HR/0001.png",
+        "DIV2K_train_HR/0800.png",
+        "Flickr2K_HR/000001.png",
+        "Flickr2K_HR/000002.png",
+        "Flickr2K_HR/002650.png",
+    ]
 
 
 def test_df2k_from_the_command_line(tmp_path, monkeypatch):
     fields, _, _ = df2k(tmp_path, monkeypatch)
     fields |= {"records": str(tmp_path / "records"), "threads": "1"}
     done = run(
-        "--config=configs/data_sets.py:df2k", f"--workdir={tmp_path / 'run'}",
+        "--config=configs/data_sets.py:df2k",
+        f"--workdir={tmp_path / 'run'}",
         "--config.attention.source=edges",
         *(f"--config.data.{field}={value}" for field, value in fields.items()),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     counts = [len(Records(tmp_path / "records" / split)) for split in ("train", "eval")]
     assert counts == [5 * 2 * 3, 2 * 2 * 2]

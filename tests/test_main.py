@@ -17,17 +17,27 @@ from yoda_jax.errors import UserError
         (["--config=configs/none.py"], "configs/none.py does not exist"),
         ([], "--config is not set"),
         (["--config=configs/sr3_ffhq.py:32_128"], "16_128, 16_128_large, 64_256, 64_512"),
-        (["--config=configs/demo.py", "--config.mask.lower_bound=2.0"],
-         "--config.mask.lower_bound must be within 0..1, found 2.0"),
+        (
+            ["--config=configs/demo.py", "--config.mask.lower_bound=2.0"],
+            "--config.mask.lower_bound must be within 0..1, found 2.0",
+        ),
         (["--config=configs/demo.py", "--config.train.batchsize=3"], "batchsize"),
         (["--config=configs/demo.py", "--mode=paint"], "paint"),
-        (["--config=configs/demo.py", "--mode=precompute", "--config.data.train=folder:/nowhere"],
-         "/nowhere"),
-        (["--config=configs/demo.py", "--mode=precompute", "--config.data.train=photos"],
-         "folder:PATH"),
+        (
+            [
+                "--config=configs/demo.py",
+                "--mode=precompute",
+                "--config.data.train=folder:/nowhere",
+            ],
+            "/nowhere",
+        ),
+        (
+            ["--config=configs/demo.py", "--mode=precompute", "--config.data.train=photos"],
+            "folder:PATH",
+        ),
         (["--config=configs/demo.py", "--mode=eval"], "holds no checkpoint; give the --workdir"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_ends_with_one_sentence(arguments, sentence, tmp_path):
     done = run(*arguments, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2
@@ -51,12 +61,18 @@ def test_show_prints_parameters_flops_and_memory(tmp_path):
         ("import", [], "--mode=import needs --input=FILE, found neither."),
         ("import", ["--output=x"], "--mode=import needs --input=FILE, found output."),
         ("export", [], "--mode=export needs --output=FILE, found neither."),
-        ("export", ["--input=x", "--output=y"],
-         "--mode=export needs --output=FILE, found input, output."),
-        ("train", ["--input=x.pth"],
-         "--mode=train needs neither --input nor --output, found input."),
+        (
+            "export",
+            ["--input=x", "--output=y"],
+            "--mode=export needs --output=FILE, found input, output.",
+        ),
+        (
+            "train",
+            ["--input=x.pth"],
+            "--mode=train needs neither --input nor --output, found input.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_mode_wants_its_own_path(mode, arguments, sentence):
     with flagsaver.flagsaver():
         flags.FLAGS(["main", *arguments])

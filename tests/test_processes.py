@@ -10,17 +10,25 @@ import pytest
 from command_line import ROOT, TINY, command
 
 SETTINGS = [
-    "--config=configs/demo.py", "--mode=train", *TINY, "--config.train.steps=4",
-    "--config.train.sample_every=4", "--config.eval.batch_size=4", "--config.eval.pictures=5",
-]  # fmt: skip
+    "--config=configs/demo.py",
+    "--mode=train",
+    *TINY,
+    "--config.train.steps=4",
+    "--config.train.sample_every=4",
+    "--config.eval.batch_size=4",
+    "--config.eval.pictures=5",
+]
 
 
 def start(workdir, devices, *arguments):
     return subprocess.Popen(
-        command(*SETTINGS, f"--workdir={workdir}", *arguments), cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command(*SETTINGS, f"--workdir={workdir}", *arguments),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
-    )  # fmt: skip
+    )
 
 
 def finish(processes):
@@ -60,9 +68,12 @@ def test_the_figures_are_those_of_one_process(runs):
         for metric, figure in values.items():
             # An 8-bit picture may round the other way where two sums differ in their last bit.
             np.testing.assert_allclose(
-                figure["mean"], rows[1][label][metric]["mean"], rtol=1e-3, atol=1e-4,
+                figure["mean"],
+                rows[1][label][metric]["mean"],
+                rtol=1e-3,
+                atol=1e-4,
                 err_msg=f"{label} {metric}",
-            )  # fmt: skip
+            )
 
 
 def test_the_first_process_speaks_for_all(runs):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yoda_jax.data.degrade import upsample
+from yoda_jax.pictures import upsample
 from yoda_jax.regression import Regression
 from yoda_jax.sampling import BatchSampler
 from yoda_jax.training.sharding import make_mesh
@@ -21,7 +21,7 @@ class Doubled(nn.Module):
         return gain * lr.repeat(4, axis=1).repeat(4, axis=2)
 
 
-METHOD = Regression(Doubled(), scale=4, border="pil")
+METHOD = Regression(Doubled(), scale=4, resampling="pil")
 PARAMS = {"gain": jnp.asarray(0.5)}
 
 

@@ -18,7 +18,7 @@ from yoda_jax.training.sharding import make_mesh, place
 from yoda_jax.yoda import Yoda
 
 NETWORK = SR3UNet(features=8, multipliers=(1,), blocks=1, groups=4, attention_resolutions=())
-YODA = Yoda(NETWORK, SR3, linear(40, 1e-4, 0.3), sampling_steps=20, scale=2, border="pil")
+YODA = Yoda(NETWORK, SR3, linear(40, 1e-4, 0.3), sampling_steps=20, scale=2, resampling="pil")
 IDS = np.array([5, 3, 0, 12, 7, 100, 2, 9])
 
 

@@ -14,20 +14,35 @@ MODULES = sorted(ROOT.rglob("*.py"))
 ALLOWED = {
     "errors": set(),
     "prefetch": set(),
+    "pictures": {"errors"},
     "diffusion": {"diffusion"},
     "models": {"models", "diffusion"},
     "attention": {"attention", "models", "errors", "prefetch"},
-    "data": {"data", "attention", "errors", "prefetch"},
+    "data": {"data", "attention", "pictures", "errors", "prefetch"},
     "weights": {"weights", "models", "errors"},
-    "evaluation": {"evaluation", "data", "weights", "errors"},
+    "evaluation": {"evaluation", "data", "weights", "pictures", "errors"},
     "training": {"training", "diffusion", "errors"},
-    "yoda": {"diffusion", "data", "training"},
-    "regression": {"diffusion", "data", "training"},
+    "yoda": {"diffusion", "pictures", "training"},
+    "regression": {"diffusion", "pictures", "training"},
     "sampling": {"yoda", "regression", "training", "errors"},
-    "jobs": {"jobs", "sampling", "yoda", "regression", "training", "evaluation", "weights",
-             "data", "attention", "models", "diffusion", "errors", "prefetch"},
+    "jobs": {
+        "jobs",
+        "sampling",
+        "yoda",
+        "regression",
+        "training",
+        "evaluation",
+        "weights",
+        "data",
+        "pictures",
+        "attention",
+        "models",
+        "diffusion",
+        "errors",
+        "prefetch",
+    },
     "main": {"jobs", "training", "errors"},
-}  # fmt: skip
+}
 
 # Packages that only some places may know.
 CONFINED = {

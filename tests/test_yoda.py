@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from yoda_jax.data.degrade import downsample, upsample
+from yoda_jax.data.degrade import downsample
 from yoda_jax.diffusion.formulation import SR3, SRDIFF
 from yoda_jax.diffusion.loss import training_loss
 from yoda_jax.diffusion.sampler import frame_noise, sample
 from yoda_jax.diffusion.schedule import linear, noise_schedule
 from yoda_jax.models.sr3 import SR3UNet
+from yoda_jax.pictures import upsample
 from yoda_jax.yoda import Yoda
 
 SEEN = {}
@@ -39,11 +40,19 @@ class Pointwise(nn.Module):
 
 
 BETAS = linear(20, 1e-4, 0.4)
-YODA = Yoda(Pointwise(), SR3, BETAS, sampling_steps=4, scale=4, border="pil", lower_bound=0.0)
+YODA = Yoda(Pointwise(), SR3, BETAS, sampling_steps=4, scale=4, resampling="pil", lower_bound=0.0)
 SRDIFF_YODA = dataclasses.replace(
-    YODA, formulation=SRDIFF, border="matlab", continuous_level=False, context="lr",
-    loss_norm="area", penalty="l2", times="area", lower_bound=0.1, network_input="masked",
-)  # fmt: skip
+    YODA,
+    formulation=SRDIFF,
+    resampling="matlab",
+    continuous_level=False,
+    context="lr",
+    loss_norm="area",
+    penalty="l2",
+    times="area",
+    lower_bound=0.1,
+    network_input="masked",
+)
 # The default generator takes ten times as long to compile.
 KEY = jax.random.key(2, impl="unsafe_rbg")
 KEYS = jax.random.split(KEY, 3)
@@ -83,17 +92,17 @@ def sampled(yoda, params, batch):
     return z
 
 
-@pytest.mark.parametrize("border", ["pil", "matlab"])
-def test_condition_is_made_from_the_lr_picture_by_the_border_rule(params, batch, border):
-    yoda = dataclasses.replace(YODA, border=border)
+@pytest.mark.parametrize("resampling", ["pil", "matlab"])
+def test_condition_is_made_from_the_lr_picture_by_the_resampling(params, batch, resampling):
+    yoda = dataclasses.replace(YODA, resampling=resampling)
     yoda.loss(params, KEY, batch)
-    expected = upsample(batch["lr"], 4, border)
-    other = upsample(batch["lr"], 4, "matlab" if border == "pil" else "pil")
+    expected = upsample(batch["lr"], 4, resampling)
+    other = upsample(batch["lr"], 4, "matlab" if resampling == "pil" else "pil")
     assert np.abs(expected - other).max() > 0.01
     np.testing.assert_array_equal(SEEN["lr_up"], expected)
     np.testing.assert_allclose(127.5 * (np.asarray(SEEN["lr"]) + 1), batch["lr"], atol=1e-4)
     assert SEEN["train"]
-    if border == "pil":
+    if resampling == "pil":
         pillow = np.stack([Image.fromarray(x).resize((16, 16), Image.BICUBIC) for x in batch["lr"]])
         assert np.abs(127.5 * (np.asarray(SEEN["lr_up"]) + 1) - pillow).max() < 1.001
 
@@ -101,7 +110,7 @@ def test_condition_is_made_from_the_lr_picture_by_the_border_rule(params, batch,
 @BOTH
 def test_loss_is_the_training_objective_of_the_pictures(params, batch, yoda):
     loss, diagnostics = yoda.loss(params, KEY, batch)
-    lr_up = upsample(batch["lr"], 4, yoda.border)
+    lr_up = upsample(batch["lr"], 4, yoda.resampling)
     hr = jnp.asarray(batch["hr"], jnp.float32) / 127.5 - 1
 
     def dense(x, layer):
@@ -112,13 +121,20 @@ def test_loss_is_the_training_objective_of_the_pictures(params, batch, yoda):
         return jnp.tanh(dense(jnp.concatenate([z, condition], axis=-1), params["out"]))
 
     expected, measured = training_loss(
-        predict, jax.random.split(KEY)[0], noise_schedule(BETAS),
-        yoda.formulation.encode(hr, lr_up), yoda.formulation.base(lr_up),
+        predict,
+        jax.random.split(KEY)[0],
+        noise_schedule(BETAS),
+        yoda.formulation.encode(hr, lr_up),
+        yoda.formulation.base(lr_up),
         batch["attention"] / np.float32(255),
-        lower_bound=yoda.lower_bound, norm=yoda.loss_norm, penalty=yoda.penalty,
-        times=yoda.times, context=yoda.context, network_input=yoda.network_input,
+        lower_bound=yoda.lower_bound,
+        norm=yoda.loss_norm,
+        penalty=yoda.penalty,
+        times=yoda.times,
+        context=yoda.context,
+        network_input=yoda.network_input,
         continuous=yoda.continuous_level,
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for found, value in zip(diagnostics, measured, strict=True):
         np.testing.assert_allclose(found, value, atol=1e-5)
@@ -147,7 +163,7 @@ def test_base_method_alone_is_attention_of_255(params, batch, yoda):
 
 @BOTH
 def test_start_advance_finish_is_one_sample(params, batch, yoda):
-    schedule, lr_up = noise_schedule(BETAS, 4), upsample(batch["lr"], 4, yoda.border)
+    schedule, lr_up = noise_schedule(BETAS, 4), upsample(batch["lr"], 4, yoda.resampling)
     lr = jnp.asarray(batch["lr"], jnp.float32) / 127.5 - 1
 
     @jax.jit
@@ -156,11 +172,14 @@ def test_start_advance_finish_is_one_sample(params, batch, yoda):
         condition = yoda.network.apply(variables, lr, lr_up, method="condition")
         level = schedule.signal if yoda.continuous_level else schedule.index
         return sample(
-            lambda z, t: yoda.network.apply(variables, z, level[t], condition), schedule,
-            frame_noise(KEYS, (16, 16, 3)), yoda.formulation.base(lr_up),
+            lambda z, t: yoda.network.apply(variables, z, level[t], condition),
+            schedule,
+            frame_noise(KEYS, (16, 16, 3)),
+            yoda.formulation.base(lr_up),
             batch["attention"] / np.float32(255),
-            lower_bound=yoda.lower_bound, network_input=yoda.network_input,
-        )  # fmt: skip
+            lower_bound=yoda.lower_bound,
+            network_input=yoda.network_input,
+        )
 
     expected = whole(params)
     z = sampled(yoda, params, batch)
@@ -190,8 +209,14 @@ def test_finish_rounds_clips_and_names_the_pictures_that_are_not_finite(batch):
 
 
 def test_parameters_do_not_depend_on_the_pictures_size():
-    network = SR3UNet(features=8, multipliers=(1, 2), blocks=1, groups=4, image_size=16,
-                      attention_resolutions=(8,))  # fmt: skip
+    network = SR3UNet(
+        features=8,
+        multipliers=(1, 2),
+        blocks=1,
+        groups=4,
+        image_size=16,
+        attention_resolutions=(8,),
+    )
     yoda = dataclasses.replace(YODA, network=network)
     shapes = [
         jax.eval_shape(lambda key, size=size: yoda.init(key, size), jax.random.key(0))

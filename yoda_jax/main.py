@@ -18,17 +18,26 @@ from yoda_jax.jobs import console, validation
 from yoda_jax.training.sharding import join_processes, use_all_cpu_cores
 
 # Mode -> module in yoda_jax.jobs.
-JOBS = {"train": "train", "compare": "compare", "study": "study", "precompute": "precompute",
-        "eval": "evaluate", "show": "show", "import": "import_weights",
-        "export": "export_weights"}  # fmt: skip
+JOBS = {
+    "train": "train",
+    "compare": "compare",
+    "study": "study",
+    "precompute": "precompute",
+    "eval": "evaluate",
+    "show": "show",
+    "import": "import_weights",
+    "export": "export_weights",
+}
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _MODE = flags.DEFINE_enum("mode", None, list(JOBS), "What to do; default: the configuration's.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of checkpoints, logs and reports.")
 _DISTRIBUTED = flags.DEFINE_string(
-    "distributed", "none", "Several processes: none, auto (TPU pods, clusters), or "
-    "HOST:PORT,COUNT,INDEX with the address of process 0."
-)  # fmt: skip
+    "distributed",
+    "none",
+    "Several processes: none, auto (TPU pods, clusters), or "
+    "HOST:PORT,COUNT,INDEX with the address of process 0.",
+)
 _PATHS = {
     "import": flags.DEFINE_string("input", None, "Of mode import: a checkpoint file."),
     "export": flags.DEFINE_string("output", None, "Of mode export: a .safetensors file."),
@@ -63,9 +72,14 @@ def _run(argv: Sequence[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/yoda_jax")
     jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser()))
     logging.info(
-        "%s in %s: process %d of %d, %d %s devices in all", mode, workdir, jax.process_index(),
-        jax.process_count(), jax.device_count(), jax.default_backend(),
-    )  # fmt: skip
+        "%s in %s: process %d of %d, %d %s devices in all",
+        mode,
+        workdir,
+        jax.process_index(),
+        jax.process_count(),
+        jax.device_count(),
+        jax.default_backend(),
+    )
     import_module(f"yoda_jax.jobs.{JOBS[mode]}").run(config, workdir, **paths)
 
 

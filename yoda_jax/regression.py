@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from yoda_jax.data.degrade import Border, to_uint8, upsample
 from yoda_jax.diffusion.loss import Diagnostics, Penalty, masked_loss
+from yoda_jax.pictures import Resampling, to_uint8, to_unit, upsample
 from yoda_jax.training.state import Params
 
 
@@ -23,7 +23,7 @@ class Regression:
 
     network: nn.Module
     scale: int
-    border: Border
+    resampling: Resampling
     penalty: Penalty = "l1"
     sampling_steps: int = 1
 
@@ -41,22 +41,22 @@ class Regression:
     ) -> tuple[Float[Array, ""], Diagnostics]:
         """|| hr - network(lr) || over a batch {hr, lr} of uint8, a mean over pixels."""
         del key
-        hr = batch["hr"].astype(jnp.float32) / 127.5 - 1.0
+        hr = to_unit(batch["hr"])
         picture = self.condition(params, batch["lr"])
         everywhere = jnp.ones((*hr.shape[:-1], 1), bool)
         loss = masked_loss(picture, hr, everywhere, penalty=self.penalty).mean()
-        offset = picture - upsample(batch["lr"], self.scale, self.border)
+        offset = picture - upsample(batch["lr"], self.scale, self.resampling)
         offset = jax.lax.stop_gradient(offset).mean((0, 1, 2))
         return loss, Diagnostics(mask_fraction=jnp.ones(()), y0_offset=offset)
 
     def condition(self, params: Params, lr: UInt8[Array, "B h w 3"]) -> Float[Array, "B H W 3"]:
         """The network's pictures."""
-        return self.network.apply({"params": params}, lr.astype(jnp.float32) / 127.5 - 1.0)
+        return self.network.apply({"params": params}, to_unit(lr))
 
     def start(self, keys: Key[Array, "B"], lr: UInt8[Array, "B h w 3"]) -> Float[Array, "B H W 3"]:
         """The up-sampled pictures, which the only step replaces."""
         del keys
-        return upsample(lr, self.scale, self.border)
+        return upsample(lr, self.scale, self.resampling)
 
     def advance(
         self,

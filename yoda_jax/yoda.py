@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
-from yoda_jax.data.degrade import Border, to_uint8, upsample
 from yoda_jax.diffusion import sampler
 from yoda_jax.diffusion.formulation import Formulation
 from yoda_jax.diffusion.loss import Diagnostics, LossNorm, Penalty, training_loss
 from yoda_jax.diffusion.schedule import Betas, NoiseSchedule, noise_schedule
 from yoda_jax.diffusion.times import Times
+from yoda_jax.pictures import Resampling, to_uint8, to_unit, upsample
 from yoda_jax.training.state import Params
 
 
@@ -33,7 +33,7 @@ class Yoda:
     betas: Betas
     sampling_steps: int
     scale: int
-    border: Border
+    resampling: Resampling
     masked: bool = True
     lower_bound: float = 0.05
     loss_norm: LossNorm = "pixels"
@@ -62,7 +62,7 @@ class Yoda:
         """The training objective of a batch {hr, lr, attention} of uint8."""
         key_loss, key_dropout = jax.random.split(key)
         _, lr_up = self._pictures(batch["lr"])
-        hr = batch["hr"].astype(jnp.float32) / 127.5 - 1.0
+        hr = to_unit(batch["hr"])
         variables = {"params": params}
         condition = self.condition(params, batch["lr"])
 
@@ -71,12 +71,20 @@ class Yoda:
             return self.network.apply(variables, z, level, condition, train=True, rngs=rngs)
 
         return training_loss(
-            predict, key_loss, noise_schedule(self.betas), self.formulation.encode(hr, lr_up),
-            self.formulation.base(lr_up), self._attention(batch["attention"]),
-            lower_bound=self.lower_bound, norm=self.loss_norm, penalty=self.penalty,
-            times=self.times if self.masked else "uniform", context=self.context,
-            network_input=self.network_input, continuous=self.continuous_level,
-        )  # fmt: skip
+            predict,
+            key_loss,
+            noise_schedule(self.betas),
+            self.formulation.encode(hr, lr_up),
+            self.formulation.base(lr_up),
+            self._attention(batch["attention"]),
+            lower_bound=self.lower_bound,
+            norm=self.loss_norm,
+            penalty=self.penalty,
+            times=self.times if self.masked else "uniform",
+            context=self.context,
+            network_input=self.network_input,
+            continuous=self.continuous_level,
+        )
 
     def schedule(self) -> NoiseSchedule:
         """The schedule of sampling: the training schedule, re-spaced to sampling_steps."""
@@ -111,10 +119,16 @@ class Yoda:
             return self.network.apply({"params": params}, z, level, condition)
 
         return sampler.reverse_steps(
-            denoise, schedule, sampler.frame_noise(keys, base.shape[1:]), base,
-            self._attention(attention), z, steps,
-            lower_bound=self.lower_bound, network_input=self.network_input,
-        )  # fmt: skip
+            denoise,
+            schedule,
+            sampler.frame_noise(keys, base.shape[1:]),
+            base,
+            self._attention(attention),
+            z,
+            steps,
+            lower_bound=self.lower_bound,
+            network_input=self.network_input,
+        )
 
     def finish(
         self, lr: UInt8[Array, "B h w 3"], z: Float[Array, "B H W 3"]
@@ -125,7 +139,7 @@ class Yoda:
         return to_uint8(picture), jnp.isfinite(picture).all((1, 2, 3))
 
     def _pictures(self, lr: UInt8[Array, "B h w 3"]) -> tuple[Array, Array]:
-        return lr.astype(jnp.float32) / 127.5 - 1.0, upsample(lr, self.scale, self.border)
+        return to_unit(lr), upsample(lr, self.scale, self.resampling)
 
     def _attention(self, attention: UInt8[Array, "B H W 1"]) -> Float[Array, "B H W 1"]:
         values = attention.astype(jnp.float32) / 255.0

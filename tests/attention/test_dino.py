@@ -194,9 +194,13 @@ def test_a_resnet_has_one_map_a_group_of_its_last_features():
 
 def test_stride_is_the_patch_of_a_vit_and_32_for_a_resnet():
     expected = {
-        "dino_vits8": 8, "dino_vits16": 16, "dino_vitb8": 8, "dino_resnet50": 32,
-        "dinov2_vits14": 14, "dinov2_vitb14": 14,
-    }  # fmt: skip
+        "dino_vits8": 8,
+        "dino_vits16": 16,
+        "dino_vitb8": 8,
+        "dino_resnet50": 32,
+        "dinov2_vits14": 14,
+        "dinov2_vitb14": 14,
+    }
     assert {name: stride(network) for name, network in BACKBONES.items()} == expected
 
 

@@ -40,8 +40,9 @@ def side(hyper: tuple[Any, ...], entries: Entries, batch: Batch) -> Side:
     forward = compiled(
         "forward",
         lambda params, *inputs: network.apply({"params": params}, *inputs, method=predict),
-        params, *inputs,
-    )  # fmt: skip
+        params,
+        *inputs,
+    )
     return {
         "forward": lambda: np.asarray(forward(params, *inputs)),
         "step": Training(mesh, params).call("step", loss, placed),

@@ -38,9 +38,11 @@ class Block(nn.Module):
     def __init__(self, before: int, after: int, groups: int) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            nn.GroupNorm(groups, before), nn.SiLU(), nn.Identity(),
+            nn.GroupNorm(groups, before),
+            nn.SiLU(),
+            nn.Identity(),
             nn.Conv2d(before, after, 3, padding=1),
-        )  # fmt: skip
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block(x)
@@ -110,16 +112,23 @@ class TorchSR3(nn.Module):
     """The hyper-parameters are those of `yoda_jax.models.sr3.SR3UNet`; dropout is none."""
 
     def __init__(
-        self, features: int = 64, multipliers: tuple[int, ...] = (1, 2, 4, 8, 8), blocks: int = 2,
-        attention_resolutions: tuple[int, ...] = (16,), image_size: int = 128, groups: int = 32,
-    ) -> None:  # fmt: skip
+        self,
+        features: int = 64,
+        multipliers: tuple[int, ...] = (1, 2, 4, 8, 8),
+        blocks: int = 2,
+        attention_resolutions: tuple[int, ...] = (16,),
+        image_size: int = 128,
+        groups: int = 32,
+    ) -> None:
         super().__init__()
         widths = [features * m for m in multipliers]
         attends = [image_size >> i in attention_resolutions for i in range(len(widths))]
         self.noise_level_mlp = nn.Sequential(
-            Waves(features), nn.Linear(features, 4 * features), nn.SiLU(),
+            Waves(features),
+            nn.Linear(features, 4 * features),
+            nn.SiLU(),
             nn.Linear(4 * features, features),
-        )  # fmt: skip
+        )
         downs: list[nn.Module] = [nn.Conv2d(6, features, 3, padding=1)]
         skips = [features]
         width = features

@@ -63,9 +63,12 @@ class Resample(nn.Module):
     def __init__(self, channels: int, up: bool) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            *([nn.ConvTranspose2d(channels, channels, 4, 2, 1)] if up else
-              [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, stride=2)])
-        )  # fmt: skip
+            *(
+                [nn.ConvTranspose2d(channels, channels, 4, 2, 1)]
+                if up
+                else [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, stride=2)]
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -118,9 +121,13 @@ class TorchSRDiff(nn.Module):
     """The hyper-parameters are those of `yoda_jax.models.srdiff.SRDiffUNet`, in its order."""
 
     def __init__(
-        self, features: int = 64, multipliers: tuple[int, ...] = (1, 2, 3, 4),
-        encoder_features: int = 64, encoder_blocks: int = 17, scale: int = 4,
-    ) -> None:  # fmt: skip
+        self,
+        features: int = 64,
+        multipliers: tuple[int, ...] = (1, 2, 3, 4),
+        encoder_features: int = 64,
+        encoder_blocks: int = 17,
+        scale: int = 4,
+    ) -> None:
         super().__init__()
         maps = (encoder_blocks + 1) // 3
         self.denoise_fn = TorchUNet(features, multipliers, encoder_features * maps, scale)
@@ -137,9 +144,14 @@ class TorchSRDiff(nn.Module):
 
 
 def train_step(
-    net: TorchSRDiff, adam: torch.optim.Adam, features: Tensor, residual: Tensor, level: Tensor,
-    signal: Tensor, noise: Tensor,
-) -> Tensor:  # fmt: skip
+    net: TorchSRDiff,
+    adam: torch.optim.Adam,
+    features: Tensor,
+    residual: Tensor,
+    level: Tensor,
+    signal: Tensor,
+    noise: Tensor,
+) -> Tensor:
     """One step of Adam on mean abs(noise - net(z)), z = s residual + sqrt(1 - s^2) noise.
 
     s is the signal (B,); returns the loss before the step.

@@ -108,8 +108,11 @@ def test_batch_larger_than_the_data_set_draws_its_repetitions_anew():
     batches = make(batch_size=25, patch=8)
     drawn = collections.Counter(ids(batches(0)))
     assert sorted(drawn) == list(range(10)) and set(drawn.values()) == {2, 3}
-    cuts = {(i, c, f) for b in (batches(0), batches(1))
-            for i, c, f in zip(ids(b), corners(b), flipped(b), strict=True)}  # fmt: skip
+    cuts = {
+        (i, c, f)
+        for b in (batches(0), batches(1))
+        for i, c, f in zip(ids(b), corners(b), flipped(b), strict=True)
+    }
     assert len(cuts) > 40
 
 

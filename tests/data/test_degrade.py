@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from yoda_jax.data.degrade import downsample, fit, resize_matrix, resize_photo, upsample
+from yoda_jax.data.degrade import downsample, fit, resize_photo
 from yoda_jax.errors import UserError
+from yoda_jax.pictures import resize_matrix, upsample
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "srdiff_degrade.npz")
 BORDERS = st.sampled_from(["pil", "matlab", "srdiff"])
@@ -78,11 +79,11 @@ def test_srdiff_rule_shrinks_as_matlab(scale):
 
 def test_rules_differ_at_the_border_alone():
     lr = photograph("coffee", 4)[:40, :48].astype(np.float32)[None]
-    rows = [resize_matrix(40, 160, border) for border in ("pil", "matlab")]
+    rows = [resize_matrix(40, 160, resampling) for resampling in ("pil", "matlab")]
     inside = slice(8, -8)
     np.testing.assert_allclose(rows[0][inside], rows[1][inside], atol=1e-12)
     assert np.abs(rows[0] - rows[1])[:8].max() > 0.01
-    pil, matlab = (to_levels(upsample(lr, 4, border))[0] for border in ("pil", "matlab"))
+    pil, matlab = (to_levels(upsample(lr, 4, resampling))[0] for resampling in ("pil", "matlab"))
     # Two roundings to 8 bits and one clipping set the rules apart inside.
     difference = np.abs(pil - np.clip(matlab, 0, 255))[inside, inside]
     assert difference.max() < 2
@@ -90,8 +91,8 @@ def test_rules_differ_at_the_border_alone():
 
 @settings(max_examples=60, deadline=None)
 @given(SIZES, SIZES, BORDERS)
-def test_matrix_interpolates(size_in, size_out, border):
-    matrix = resize_matrix(size_in, size_out, border)
+def test_matrix_interpolates(size_in, size_out, resampling):
+    matrix = resize_matrix(size_in, size_out, resampling)
     assert matrix.shape == (size_out, size_in) and matrix.dtype == np.float64
     np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-12)
     # Turning the signal round turns the result round.
@@ -102,10 +103,10 @@ def test_matrix_interpolates(size_in, size_out, border):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(6, 20), st.integers(2, 4), BORDERS)
-def test_a_ramp_stays_a_ramp(size, scale, border):
+def test_a_ramp_stays_a_ramp(size, scale, resampling):
     """Keys' kernel reproduces straight lines when enlarging, away from the border."""
     ramp = np.arange(size) + 0.5
-    enlarged = resize_matrix(size, size * scale, border) @ ramp
+    enlarged = resize_matrix(size, size * scale, resampling) @ ramp
     inside = slice(2 * scale, -2 * scale)
     expected = (np.arange(size * scale) + 0.5) / scale
     np.testing.assert_allclose(enlarged[inside], expected[inside], atol=1e-9)
@@ -115,12 +116,12 @@ def test_a_ramp_stays_a_ramp(size, scale, border):
 @given(
     st.integers(1, 6), st.integers(1, 6), st.sampled_from([2, 3, 4]), st.integers(0, 255), BORDERS
 )
-def test_constant_pictures_stay_constant(height, width, scale, level, border):
+def test_constant_pictures_stay_constant(height, width, scale, level, resampling):
     hr = np.full((height * scale, width * scale, 3), level, np.uint8)
-    lr = downsample(hr, scale, border)
+    lr = downsample(hr, scale, resampling)
     np.testing.assert_array_equal(lr, np.full((height, width, 3), level))
-    shown = level * 127.5 / 128 if border == "srdiff" else level
-    np.testing.assert_allclose(to_levels(upsample(lr[None], scale, border)), shown, atol=1e-3)
+    shown = level * 127.5 / 128 if resampling == "srdiff" else level
+    np.testing.assert_allclose(to_levels(upsample(lr[None], scale, resampling)), shown, atol=1e-3)
 
 
 def test_upsample_takes_levels_of_either_type_and_batches():

@@ -15,8 +15,15 @@ from yoda_jax.data.examples import Preparation, attention_input, examples, prepa
 from yoda_jax.data.photos import BadPicture
 
 PHOTO = np.ascontiguousarray(data.coffee()[90:193, 150:300])  # 103 x 150 x 3
-TILES = Preparation("tiles", hr_size=32, stride=16, scale=4, border="pil", attention_input=60,
-                    attention_stride=1)  # fmt: skip
+TILES = Preparation(
+    "tiles",
+    hr_size=32,
+    stride=16,
+    scale=4,
+    resampling="pil",
+    attention_input=60,
+    attention_stride=1,
+)
 
 
 def edge_heads(picture):
@@ -36,12 +43,12 @@ def cut_up(name, picture, preparation, heads=edge_heads):
     return list(examples(prepared, heads(prepared.input), preparation))
 
 
-@pytest.mark.parametrize("border", ["pil", "matlab"])
-def test_tiles_are_cut_from_the_degraded_whole(border):
+@pytest.mark.parametrize("resampling", ["pil", "matlab"])
+def test_tiles_are_cut_from_the_degraded_whole(resampling):
     """Degrading each tile by itself would put border artefacts inside the picture."""
     hr = PHOTO[:100, :148]  # what the scale divides
-    lr = downsample(hr, 4, border)
-    tiles = cut_up("coffee", PHOTO, changed(border=border))
+    lr = downsample(hr, 4, resampling)
+    tiles = cut_up("coffee", PHOTO, changed(resampling=resampling))
     places = [tuple(tile["place"]) for tile in tiles]
     assert places == [(y, x, 100, 148) for y in range(0, 69, 16) for x in range(0, 117, 16)]
     for tile in tiles:
@@ -52,7 +59,7 @@ def test_tiles_are_cut_from_the_degraded_whole(border):
             tile["lr"], lr[y // 4 : (y + 32) // 4, x // 4 : (x + 32) // 4]
         )
     inner = next(tile for tile in tiles if tuple(tile["place"][:2]) == (32, 32))
-    assert np.any(inner["lr"] != downsample(inner["hr"], 4, border))
+    assert np.any(inner["lr"] != downsample(inner["hr"], 4, resampling))
 
 
 @settings(deadline=None, max_examples=30)

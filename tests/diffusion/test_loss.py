@@ -83,9 +83,14 @@ def test_ssim_compares_windows_that_are_equal_outside_the_mask(share, norm):
 def test_ssim_is_scikit_images_where_no_window_leaves_the_picture():
     a, b, _ = ssim_pair()
     _, expected = structural_similarity(
-        *(np.float64(x[0]) / 2 + 0.5 for x in (a, b)), data_range=1, channel_axis=-1,
-        gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True,
-    )  # fmt: skip
+        *(np.float64(x[0]) / 2 + 0.5 for x in (a, b)),
+        data_range=1,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
     inside = np.s_[5:-5, 5:-5]
     np.testing.assert_allclose(ssim_map(a, b)[0][inside], expected[inside], rtol=1e-9)
 

@@ -31,8 +31,9 @@ def all_masks(attention, total, lower_bound):
 @settings(max_examples=100, deadline=None)
 def test_masks_nest(seed, lower_bound, times):
     attention = np.random.default_rng(seed).random((1, 8, 8, 1), np.float32)
-    sooner, later = (np.asarray(mask_of(attention, np.float32([t]), lower_bound))
-                     for t in sorted(times))  # fmt: skip
+    sooner, later = (
+        np.asarray(mask_of(attention, np.float32([t]), lower_bound)) for t in sorted(times)
+    )
     assert sooner.dtype == bool
     assert sooner[later].all()
 

@@ -27,8 +27,10 @@ def golden():
 @pytest.mark.parametrize(("tag", "reference_t"), STEPS)
 def test_reverse_step_is_the_references(golden, tag, reference_t):
     schedule = SCHEDULES[tag]
-    step = {k: golden[f"step/{tag}/t{reference_t}/{k}"]
-            for k in ("eps", "noise", "x0", "mean", "x_prev", "logvar", "noise_level")}  # fmt: skip
+    step = {
+        k: golden[f"step/{tag}/t{reference_t}/{k}"]
+        for k in ("eps", "noise", "x0", "mean", "x_prev", "logvar", "noise_level")
+    }
     z = golden["x_noisy"]
     t = jnp.full(len(z), reference_t + 1)  # the reference counts from 0
     np.testing.assert_allclose(schedule.signal[t[0]], step["noise_level"], rtol=1e-6)

@@ -59,9 +59,14 @@ def record(base, attention, table, network_input):
         return stand_in(z, t)
 
     return sample(
-        denoise, SCHEDULE, lambda t: table[t], base, attention,
-        lower_bound=0.0, network_input=network_input,
-    )  # fmt: skip
+        denoise,
+        SCHEDULE,
+        lambda t: table[t],
+        base,
+        attention,
+        lower_bound=0.0,
+        network_input=network_input,
+    )
 
 
 SEEN = {}
@@ -113,8 +118,11 @@ def test_ten_steps_of_the_golden_network_are_the_references():
         condition = network().apply(params, base, base, method="condition")
         return sample(
             lambda z, t: network().apply(params, z, schedule.signal[t], condition),
-            schedule, lambda t: table[t], base, jnp.ones((1, 32, 32, 1)),
-        )  # fmt: skip
+            schedule,
+            lambda t: table[t],
+            base,
+            jnp.ones((1, 32, 32, 1)),
+        )
 
     expected = np.moveaxis(golden["loop/out_CHW"], 0, -1)[None]
     np.testing.assert_allclose(loop(), expected, atol=1e-4)
@@ -205,9 +213,15 @@ def test_the_whole_state_has_one_noise_level_after_every_step():
     @jax.jit
     def step(z, t):
         return reverse_steps(
-            lambda z, t: oracle(z, t, target), SCHEDULE, lambda t: table[t], base, attention, z,
-            t[None], lower_bound=0.0,
-        )  # fmt: skip
+            lambda z, t: oracle(z, t, target),
+            SCHEDULE,
+            lambda t: table[t],
+            base,
+            attention,
+            z,
+            t[None],
+            lower_bound=0.0,
+        )
 
     # The start is the noised base; let the inside start as the noised target instead.
     z = start_state(SCHEDULE, lambda t: table[t], base) + SCHEDULE.signal[TOTAL] * (target - base)

@@ -105,9 +105,15 @@ def test_all_steps_kept_is_the_full_chain():
 
 RESPACED = pytest.mark.parametrize(
     ("tag", "steps"),
-    [("linear_2000", 100), ("linear_2000", 7), ("linear_2000", 1), ("linear_100b", 64),
-     ("quad_100", 10), ("cosine_100", 33)],
-)  # fmt: skip
+    [
+        ("linear_2000", 100),
+        ("linear_2000", 7),
+        ("linear_2000", 1),
+        ("linear_100b", 64),
+        ("quad_100", 10),
+        ("cosine_100", 33),
+    ],
+)
 
 
 @RESPACED

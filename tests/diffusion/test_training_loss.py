@@ -53,9 +53,15 @@ def test_times_by_area_have_the_expectation_of_uniform_ones_and_see_more_pixels(
         @jax.jit
         def loss(key, times=times):
             return training_loss(
-                lambda z, level: 0.3 * z, key, SCHEDULE, Y0, BASE, ATTENTION**3, times=times,
+                lambda z, level: 0.3 * z,
+                key,
+                SCHEDULE,
+                Y0,
+                BASE,
+                ATTENTION**3,
+                times=times,
                 norm=norm,
-            )  # fmt: skip
+            )
 
         runs = [loss(key) for key in jax.random.split(KEY, 300)]
         losses[times] = np.array([value for value, _ in runs])
@@ -77,9 +83,14 @@ def test_times_by_area_have_the_expectation_of_uniform_ones_and_see_more_pixels(
 def test_attention_1_is_the_base_methods_loss(penalty, norm, lower_bound):
     for context, network_input, times in (("hr", "full", "uniform"), ("lr", "masked", "area")):
         spy, loss, diagnostics = spied(
-            FULL, lower_bound=lower_bound, norm=norm, penalty=penalty, context=context,
-            network_input=network_input, times=times,
-        )  # fmt: skip
+            FULL,
+            lower_bound=lower_bound,
+            norm=norm,
+            penalty=penalty,
+            context=context,
+            network_input=network_input,
+            times=times,
+        )
         _, signal, noise, eps = draw()
         z = signal[:, None, None, None] * Y0 + noise[:, None, None, None] * eps
         difference = np.abs(eps - 0.3 * z)

@@ -72,8 +72,16 @@ CALLS = {
     ],
     "times.draw_level": lambda x: x[0, 0, 0, 0] * times.draw_level(KEY, SCHEDULE, 5, True)[1],
     "loss.training_loss": lambda x: loss.training_loss(
-        lambda z, level: level[:, None, None, None] * z, KEY, SCHEDULE, x, -x,
-        attention(x), norm="area", times="area", context="lr", network_input="masked",
+        lambda z, level: level[:, None, None, None] * z,
+        KEY,
+        SCHEDULE,
+        x,
+        -x,
+        attention(x),
+        norm="area",
+        times="area",
+        context="lr",
+        network_input="masked",
     ),
     "sampler.frame_noise": lambda x: x * sampler.frame_noise(KEY[None], (4, 4, 3))(2),
     "sampler.start_state": lambda x: sampler.start_state(SCHEDULE, noise, x),
@@ -85,11 +93,13 @@ CALLS = {
     ),
     **{
         f"formulation.{name}": lambda x, f=formulation: [
-            f.encode(x, batch(1).astype(x.dtype)), f.base(x), f.decode(x, x)
+            f.encode(x, batch(1).astype(x.dtype)),
+            f.base(x),
+            f.decode(x, x),
         ]
         for name, formulation in FORMULATIONS.items()
     },
-}  # fmt: skip
+}
 
 # A bfloat16 result is rounded to 8 bits, once if compiled, after every operation if not.
 TOLERANCE = {"float32": 2e-6, "bfloat16": 2e-2}
@@ -152,8 +162,16 @@ def test_transformed_function_agrees(results, transformed, reference, name):
 
 def test_state_and_losses_stay_float32_for_bfloat16_pictures():
     x = jax.ShapeDtypeStruct((2, 4, 4, 3), jnp.bfloat16)
-    for name in ("mask.diffused_fraction", "noising.add_noise", "noising.predict_y0",
-                 "noising.posterior_step", "loss.masked_loss", "loss.training_loss",
-                 "sampler.start_state", "sampler.reverse_steps", "sampler.sample"):  # fmt: skip
+    for name in (
+        "mask.diffused_fraction",
+        "noising.add_noise",
+        "noising.predict_y0",
+        "noising.posterior_step",
+        "loss.masked_loss",
+        "loss.training_loss",
+        "sampler.start_state",
+        "sampler.reverse_steps",
+        "sampler.sample",
+    ):
         for leaf in jax.tree.leaves(jax.eval_shape(CALLS[name], x)):
             assert leaf.dtype == jnp.float32, name

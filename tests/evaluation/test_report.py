@@ -62,8 +62,11 @@ def test_files_parse_back(tmp_path, sheet):
     folder = tmp_path / "new/eval"
     write(folder, ROWS, NAMES, PROTOCOL, sheet)
     assert {p.name for p in folder.iterdir()} == {
-        "metrics.json", "per_image.csv", "sheet.png", "report.html",
-    }  # fmt: skip
+        "metrics.json",
+        "per_image.csv",
+        "sheet.png",
+        "report.html",
+    }
 
     metrics = json.loads((folder / "metrics.json").read_text(), parse_constant=strict)
     assert (metrics["protocol"], metrics["pictures"]) == (PROTOCOL, 3)

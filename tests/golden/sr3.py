@@ -33,9 +33,13 @@ def load_golden() -> dict[str, np.ndarray]:
 def network(**changes) -> SR3UNet:
     """The network of the golden file."""
     sizes = dict(
-        features=16, multipliers=(1, 2, 2), blocks=1, attention_resolutions=(8,), image_size=32,
+        features=16,
+        multipliers=(1, 2, 2),
+        blocks=1,
+        attention_resolutions=(8,),
+        image_size=32,
         groups=8,
-    )  # fmt: skip
+    )
     return SR3UNet(**sizes | changes)
 
 
@@ -43,9 +47,13 @@ def parameters() -> dict:
     """Its parameters, drawn by the recipe under the reference's names and shapes."""
     net, x = network(), jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(
-        lambda: net.init(jax.random.key(0), x, jnp.ones(1), method=lambda m, z, level: m(
-            z, level, m.condition(z, z)))["params"]
-    )  # fmt: skip
+        lambda: net.init(
+            jax.random.key(0),
+            x,
+            jnp.ones(1),
+            method=lambda m, z, level: m(z, level, m.condition(z, z)),
+        )["params"]
+    )
     entries = json.loads(KEYS.read_text())["tiny"]["entries"]
     drawn = recipe([(name, tuple(shape)) for name, shape in entries.items()], seed=1234)
     assert set(drawn) == set(reference_names(net, shapes).values())

@@ -18,10 +18,14 @@ PACKAGE = Path(console.__file__).parents[1]
         # A checkout named like the package, with its environment within.
         (PACKAGE.parent / ".venv/lib/orbax/handler.py", logging.INFO, "saving", False),
         (PACKAGE.parent / ".venv/lib/orbax/handler.py", logging.WARNING, "slow", True),
-        (Path("/v/tensorflow_datasets/image.py"), logging.WARNING, "OpenCV is not installed",
-         False),
+        (
+            Path("/v/tensorflow_datasets/image.py"),
+            logging.WARNING,
+            "OpenCV is not installed",
+            False,
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_shown(path, level, message, shown):
     record = logging.LogRecord("absl", level, str(path), 1, message, None, None)
     assert console.worth_reading(record) == shown

@@ -33,12 +33,15 @@ TINY = {
     "dino_resnet50": ResNet(stem=4, planes=(4, 8, 16, 32), blocks=(1, 1, 1, 1)),
 }
 HUGGING_FACE = {
-    r"blocks\.": "encoder.layer.", r"attn\.(query|key|value)": r"attention.attention.\1",
-    r"attn\.proj": "attention.output.dense", r"ls(\d)\.gamma": r"layer_scale\1.lambda1",
-    r"^norm\.": "layernorm.", r"^cls_token": "embeddings.cls_token",
+    r"blocks\.": "encoder.layer.",
+    r"attn\.(query|key|value)": r"attention.attention.\1",
+    r"attn\.proj": "attention.output.dense",
+    r"ls(\d)\.gamma": r"layer_scale\1.lambda1",
+    r"^norm\.": "layernorm.",
+    r"^cls_token": "embeddings.cls_token",
     r"^pos_embed": "embeddings.position_embeddings",
     r"^patch_embed\.proj": "embeddings.patch_embeddings.projection",
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -67,8 +70,9 @@ def official(name):
     if getattr(TINY[name], "layer_scale", False):
         entries |= {
             f"blocks.{i}.ls{n}.gamma": np.linspace(0.5, n, 12, dtype=np.float32)
-            for i in range(2) for n in (1, 2)
-        }  # fmt: skip
+            for i in range(2)
+            for n in (1, 2)
+        }
         entries["mask_token"] = np.zeros((1, 12), np.float32)
     return entries
 
@@ -197,15 +201,19 @@ PATCHES = "patch_embed.proj.weight"
         ({"blocks.1.norm2.bias": None}, ["as dino_vits8, do", "blocks.1.norm2.bias is missing"]),
         ({"register_tokens": np.zeros((1, 4, 12), "f")}, ["register_tokens is unknown"]),
         ({"pos_embed": np.zeros((1, 197, 12), "f")}, ["pos_embed has the shape (1, 197, 12)"]),
-        ({PATCHES: np.zeros((12, 3, 32, 32), "f")},
-         ["one of dino_vits8, ", "found a vision transformer with features=12, patch=32, depth=2, "
-          "layer_scale=False"]),
+        (
+            {PATCHES: np.zeros((12, 3, 32, 32), "f")},
+            [
+                "one of dino_vits8, ",
+                "found a vision transformer with features=12, patch=32, depth=2, layer_scale=False",
+            ],
+        ),
         ({PATCHES: np.float32(1)}, ["features=0, patch=0"]),
         ({"blocks.2.norm1.bias": np.zeros(12, "f")}, ["depth=3"]),
         ({"blocks.0.ls1.gamma": np.zeros(12, "f")}, ["layer_scale=True"]),
         ({PATCHES: None}, ["SR3, SRDiff or RRDB", "DINO or DINOv2", "blocks.0.attn.proj.bias"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_whole_backbone_is_refused_and_nothing_written(change, words, tiny, tmp_path):
     entries = official("dino_vits8") | change
     present = {name: value for name, value in entries.items() if value is not None}

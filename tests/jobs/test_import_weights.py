@@ -39,9 +39,13 @@ def test_the_imported_network_gives_the_golden_output(imported):
 
 
 @pytest.mark.parametrize(
-    "suffix", [".safetensors", pytest.param(".pth", marks=needs_torch),
-               pytest.param(".ckpt", marks=needs_torch)]
-)  # fmt: skip
+    "suffix",
+    [
+        ".safetensors",
+        pytest.param(".pth", marks=needs_torch),
+        pytest.param(".ckpt", marks=needs_torch),
+    ],
+)
 def test_an_encoder_comes_from_every_kind_of_file(suffix, tmp_path):
     entries = srdiff.drawn_entries()
     alone = {k.removeprefix("rrdb."): v for k, v in entries.items() if k.startswith("rrdb.")}
@@ -83,24 +87,39 @@ MID = "denoise_fn.mid.1.res_block.block1.block.3.weight"
 @pytest.mark.parametrize(
     ("fields", "change", "words"),
     [
-        ({"model.features": 32, "model.multipliers": (1, 2)}, dict,
-         ["another configuration", "--config.model.features=16",
-          '"--config.model.multipliers=(1, 2, 2)"']),
-        ({"model.attention_resolutions": ()}, dict,
-         ['"--config.model.attention_resolutions=(8,)"']),
+        (
+            {"model.features": 32, "model.multipliers": (1, 2)},
+            dict,
+            [
+                "another configuration",
+                "--config.model.features=16",
+                '"--config.model.multipliers=(1, 2, 2)"',
+            ],
+        ),
+        (
+            {"model.attention_resolutions": ()},
+            dict,
+            ['"--config.model.attention_resolutions=(8,)"'],
+        ),
         ({"model.name": "rrdb", "mask.enabled": False}, dict, ["--config.model.name=sr3"]),
-        ({"data.border": "matlab", "diffusion.formulation": "srdiff"}, dict,
-         ["--config.data.border=pil", "--config.diffusion.formulation=sr3"]),
+        (
+            {"data.resampling": "matlab", "diffusion.formulation": "srdiff"},
+            dict,
+            ["--config.data.resampling=pil", "--config.diffusion.formulation=sr3"],
+        ),
         ({"diffusion.beta_end": 2e-2}, dict, ["betas from 1e-06 to 0.01", "0.02"]),
-        ({"diffusion.steps": 1999, "diffusion.sampling_steps": 10}, dict,
-         ["2000 steps", "1999", "--config.diffusion.schedule"]),
+        (
+            {"diffusion.steps": 1999, "diffusion.sampling_steps": 10},
+            dict,
+            ["2000 steps", "1999", "--config.diffusion.schedule"],
+        ),
         ({}, without(MID), [f"{MID.removeprefix('denoise_fn.')} is missing"]),
         ({}, without("denoise_fn.downs.0.bias"), ["downs.0.bias is missing"]),
         ({}, reshaped(MID, (32, 32, 1, 1)), [MID.removeprefix("denoise_fn."), "(32, 32, 1, 1)"]),
         ({}, reshaped("denoise_fn.extra.weight", (3,)), ["extra.weight is unknown"]),
         ({}, without("denoise_fn.noise_level_mlp.1.weight"), ["SR3, SRDiff or RRDB", "found"]),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused_and_nothing_written(fields, change, words, tmp_path):
     entries = sr3_entries()
     change(entries)
@@ -137,9 +156,13 @@ def test_fine_tuning_starts_from_the_imported_weights_with_the_mask_on(tmp_path)
     """Adam's first step moves a weight by no more than the learning rate."""
     rate, workdir = 1e-4, str(tmp_path / "run")
     tiny = {
-        "model.features": 8, "model.multipliers": (1,), "model.groups": 4,
-        "model.attention_resolutions": (), "train.batch_size": 8, "train.learning_rate": rate,
-    }  # fmt: skip
+        "model.features": 8,
+        "model.multipliers": (1,),
+        "model.groups": 4,
+        "model.attention_resolutions": (),
+        "train.batch_size": 8,
+        "train.learning_rate": rate,
+    }
     plain = configuration(**tiny, **{"mask.enabled": False})
     file, source = drawn(plain, tmp_path)
     import_weights.run(plain, workdir, file)

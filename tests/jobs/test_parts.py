@@ -14,7 +14,7 @@ from yoda_jax.training.checkpoints import Checkpoints
 def configuration(name, **fields):
     config = demo.get_config()
     config.mode = "train"
-    config.data.update(hr_size=32, stride=64, patch=16, border="matlab")
+    config.data.update(hr_size=32, stride=64, patch=16, resampling="matlab")
     config.attention.update(source="edges", input_size=64, cell=4)
     config.train.update(batch_size=8, steps=2, checkpoint_every=1, log_every=2)
     config.eval.update(pictures=8, batch_size=8)

@@ -107,7 +107,7 @@ CHANGES = {
     "attention__input_size": (32, 64),
     "data__scale": (4, 2),
     "data__hr_size": (32, 64),
-    "data__border": ("pil", "matlab"),
+    "data__resampling": ("pil", "matlab"),
     "data__crop": ("fit", "tiles"),
     "data__holdout": (2, 3),
     "data__pictures_per_shard": (1, 2),

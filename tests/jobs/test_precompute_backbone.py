@@ -47,9 +47,15 @@ def configuration(album, **attention):
     """Tiles of 32 pixels, looked at with 56 along the shorter side: four patches."""
     config = default.get_config()
     config.data.update(
-        train=f"folder:{album}", holdout=1, crop="tiles", hr_size=32, stride=32, scale=4,
-        threads=2, pictures_per_shard=3,
-    )  # fmt: skip
+        train=f"folder:{album}",
+        holdout=1,
+        crop="tiles",
+        hr_size=32,
+        stride=32,
+        scale=4,
+        threads=2,
+        pictures_per_shard=3,
+    )
     config.attention.update(input_size=56, batch_size=2, **attention)
     return config
 

@@ -72,8 +72,9 @@ def test_maps_of_one_kind_share_records(done):
     assert [folder.name.split()[0] for folder in folders] == ["edges", "random"]
     # Those of a map that is only sampled have no part for training.
     assert [sorted(p.name for p in folder.iterdir()) for folder in folders] == [
-        ["eval", "train"], ["eval"]
-    ]  # fmt: skip
+        ["eval", "train"],
+        ["eval"],
+    ]
     names = [[Records(folder / "eval")[i]["name"] for i in range(3)] for folder in folders]
     assert names[0] == names[1]
 
@@ -110,8 +111,12 @@ def test_a_finished_study_is_only_told_again(done, monkeypatch, capsys):
 
 def test_what_changes_no_picture_needs_no_new_one(done, monkeypatch):
     monkeypatch.setattr(train, "fit", None)
-    fields = {"study.reference": "random", "train.log_every": 1, "data.threads": 2,
-              "study.sample_seeds": 1}  # fmt: skip
+    fields = {
+        "study.reference": "random",
+        "train.log_every": 1,
+        "data.threads": 2,
+        "study.sample_seeds": 1,
+    }
     study.run(configuration(**fields), str(done))
     assert "PSNR dB - random" in (done / "study.md").read_text()
 
@@ -192,8 +197,11 @@ def test_senseless_studies_are_refused_before_anything_is_read(
         study.run(configuration(**fields), str(tmp_path))
 
 
-SHIPPED = [attention_study.get_config("sampler"), attention_study.get_config("trained"),
-           batch_study.get_config()]  # fmt: skip
+SHIPPED = [
+    attention_study.get_config("sampler"),
+    attention_study.get_config("trained"),
+    batch_study.get_config(),
+]
 
 
 @pytest.mark.parametrize("config", SHIPPED, ids=lambda config: config.workdir)

@@ -26,12 +26,13 @@ def result(size, steps, value, names=NAMES):
 
 
 RESULTS = {  # two trainings of every arm, sampled once
-    f"{name}, batch {size}, {steps} steps": [[result(size, steps, level + steps + seed)]
-                                             for seed in (0, 1)]
+    f"{name}, batch {size}, {steps} steps": [
+        [result(size, steps, level + steps + seed)] for seed in (0, 1)
+    ]
     for name, level in (("plain", 0.5), ("masked", 0.25))
     for size, all_steps in ((4, (20, 10)), (2, (30,)))
     for steps in all_steps
-}  # fmt: skip
+}
 
 
 def test_figures_are_means_of_pictures():
@@ -74,8 +75,13 @@ def test_curves_have_a_column_a_batch_size_and_join_arms_in_order_of_steps():
     axes = np.array(figure.axes).reshape(3, 2)
     assert [ax.get_title() for ax in axes[0]] == ["batch 2", "batch 4"]
     assert [ax.get_ylabel() for ax in axes[:, 0]] == ["colour shift", "PSNR dB", "LPIPS"]
-    legend = dict(zip((text.get_text() for text in figure.legends[0].get_texts()),
-                      figure.legends[0].get_lines(), strict=True))  # fmt: skip
+    legend = dict(
+        zip(
+            (text.get_text() for text in figure.legends[0].get_texts()),
+            figure.legends[0].get_lines(),
+            strict=True,
+        )
+    )
     assert list(legend) == ["bicubic", "plain", "masked"]
     bicubic, *lines = axes[1, 1].get_lines()
     assert set(bicubic.get_ydata()) == {2.0}

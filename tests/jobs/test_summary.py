@@ -15,8 +15,9 @@ PHOTOS = {"chelsea": data.chelsea()[60:140, 150:246], "coffee": data.coffee()[60
 
 def configuration(folder, **attention):
     config = default.get_config()
-    config.data.update(train=f"folder:{folder}", holdout=1, crop="tiles", hr_size=32, stride=32,
-                       scale=4, threads=1)  # fmt: skip
+    config.data.update(
+        train=f"folder:{folder}", holdout=1, crop="tiles", hr_size=32, stride=32, scale=4, threads=1
+    )
     config.attention.update(source="edges", input_size=32, cell=4, **attention)
     return config
 

@@ -51,9 +51,12 @@ def killed(tmp_path_factory):
     """A run killed without warning once its first checkpoint is on disk; (workdir, last step)."""
     workdir = tmp_path_factory.mktemp("killed")
     process = subprocess.Popen(
-        command(*TRAIN, "--config.train.steps=1000000", f"--workdir={workdir}"), cwd=ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command(*TRAIN, "--config.train.steps=1000000", f"--workdir={workdir}"),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.time() + 240
     while not (workdir / "checkpoints" / "4").exists():
         assert process.poll() is None, process.stderr.read()
@@ -79,10 +82,13 @@ def straight(killed, tmp_path_factory):
     _, step = killed
     workdir = tmp_path_factory.mktemp("straight")
     done = run(
-        *TRAIN, f"--config.train.steps={step + 4}", f"--workdir={workdir}",
-        "--config.train.sample_every=4", "--config.train.sample_pictures=2",
+        *TRAIN,
+        f"--config.train.steps={step + 4}",
+        f"--workdir={workdir}",
+        "--config.train.sample_every=4",
+        "--config.train.sample_pictures=2",
         "--config.train.profile_at=2",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return workdir, done
 
@@ -103,8 +109,9 @@ def test_the_run_tells_what_it_did(straight):
     assert "steps/s" in done.stderr and "ETA" in done.stderr
     table = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip().split(",")[0] for line in table[2:]] == [
-        "bicubic", "sr3 + YODA"
-    ]  # fmt: skip
+        "bicubic",
+        "sr3 + YODA",
+    ]
     assert "3 held-out examples of 2 pictures, 4x to 32x32" in done.stdout
     metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
     assert metrics["rows"]["bicubic"]["diffused"]["mean"] == 0
@@ -122,8 +129,16 @@ def test_tensorboard_gets_figures_configuration_and_pictures(straight):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 found.setdefault(value.tag, []).append(event.step)
-    assert {"loss", "grad_norm", "mask_fraction", "y0_offset_g", "input_wait", "steps_per_sec",
-            "config", "parameters"} <= found.keys()  # fmt: skip
+    assert {
+        "loss",
+        "grad_norm",
+        "mask_fraction",
+        "y0_offset_g",
+        "input_wait",
+        "steps_per_sec",
+        "config",
+        "parameters",
+    } <= found.keys()
     assert found["config"] == [0] and 4 in found["samples"] and 2 in found["loss"]
 
 
@@ -152,9 +167,12 @@ def test_a_diverging_run_stops_with_the_step_and_keeps_what_was_saved(tmp_path, 
     shutil.copytree(straight[0], workdir)
     first = int(last_state(workdir).step)
     done = run(
-        *TRAIN, f"--config.train.steps={first + 8}", "--config.train.learning_rate=1e30",
-        "--config.train.warmup_steps=0", f"--workdir={workdir}",
-    )  # fmt: skip
+        *TRAIN,
+        f"--config.train.steps={first + 8}",
+        "--config.train.learning_rate=1e30",
+        "--config.train.warmup_steps=0",
+        f"--workdir={workdir}",
+    )
     assert done.returncode == 2
     message = done.stderr.strip().splitlines()[-1]
     found = re.search(r"Step (\d+) has the loss .*(nan|inf), expected", message)
@@ -167,9 +185,12 @@ def test_a_diverging_run_stops_with_the_step_and_keeps_what_was_saved(tmp_path, 
 
 def test_compare_has_the_four_rows(tmp_path, straight):
     done = run(
-        "--config=configs/demo.py", *TINY, "--config.train.steps=2", f"--workdir={tmp_path}",
+        "--config=configs/demo.py",
+        *TINY,
+        "--config.train.steps=2",
+        f"--workdir={tmp_path}",
         f"--config.data.records={straight[0] / 'records'}",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     table = [line.split("|") for line in done.stdout.splitlines() if line.startswith("|")]
     assert [row[1].strip() for row in table[2:]] == ["bicubic", "base", "base + mask", "YODA"]

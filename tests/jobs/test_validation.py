@@ -158,8 +158,11 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_field():
     saved = json.loads(json.dumps(config.to_dict()))
     validation.check_trained_with(config, saved, "runs/a", training=True)
     for name, value in {
-        "mask.enabled": False, "diffusion.beta_end": 0.02, "model.blocks": 3, "data.patch": 64
-    }.items():  # fmt: skip
+        "mask.enabled": False,
+        "diffusion.beta_end": 0.02,
+        "model.blocks": 3,
+        "data.patch": 64,
+    }.items():
         group, field = name.split(".")
         other = copy.deepcopy(saved)
         other[group][field] = value
@@ -209,10 +212,14 @@ def test_a_checkpoint_trained_on_other_records_is_refused_by_the_setting():
 @pytest.mark.parametrize(
     ("source", "how", "right"),
     [
-        ("dinov2_vits14", "5", True), ("dinov2_vits14", "6", False), ("edges", "0", True),
-        ("edges", "1", False), ("edges", "maks", False), ("edges", "-1", False),
+        ("dinov2_vits14", "5", True),
+        ("dinov2_vits14", "6", False),
+        ("edges", "0", True),
+        ("edges", "1", False),
+        ("edges", "maks", False),
+        ("edges", "-1", False),
     ],
-)  # fmt: skip
+)
 def test_heads_are_aggregated_by_a_word_or_an_index_that_the_source_has(source, how, right):
     config = changed(attention__source=source, attention__aggregate=how)
     if right:

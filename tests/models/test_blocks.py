@@ -22,8 +22,9 @@ def test_group_norm_equals_flax_in_value_and_gradient(groups):
     ours, theirs = GroupNorm(groups), nn.GroupNorm(groups, epsilon=1e-5)
     for value, expected in zip(
         jax.value_and_grad(lambda x: run(ours, x))(x),
-        jax.value_and_grad(lambda x: run(theirs, x))(x), strict=True,
-    ):  # fmt: skip
+        jax.value_and_grad(lambda x: run(theirs, x))(x),
+        strict=True,
+    ):
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
 
 

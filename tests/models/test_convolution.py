@@ -23,9 +23,12 @@ from yoda_jax.models.convolution import (
 def plain(x, kernel, stride=1):
     edge = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), ((edge, edge), (edge, edge)),
+        x,
+        kernel,
+        (stride, stride),
+        ((edge, edge), (edge, edge)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )  # fmt: skip
+    )
 
 
 def value_and_gradients(function, x, kernel):
@@ -44,9 +47,13 @@ def draw(seed, *shape):
 
 
 @given(
-    st.integers(1, 2), st.integers(1, 6), st.integers(1, 6), st.integers(1, 3), st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.integers(1, 3),
+    st.integers(1, 3),
     st.sampled_from([1, 3]),
-)  # fmt: skip
+)
 @settings(max_examples=6, deadline=None)
 def test_convolution_and_its_gradients(batch, height, width, before, after, size):
     x, kernel = draw(0, batch, height, width, before), draw(1, size, size, before, after)
@@ -80,9 +87,12 @@ def mirrored(x, kernel, stride=1):
     edge = kernel.shape[0] // 2
     rows, columns = ((n - 1 - abs(n - 1 - abs(np.arange(-edge, n + edge)))) for n in x.shape[1:3])
     return jax.lax.conv_general_dilated(
-        x[:, rows][:, :, columns], kernel, (stride, stride), "VALID",
+        x[:, rows][:, :, columns],
+        kernel,
+        (stride, stride),
+        "VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )  # fmt: skip
+    )
 
 
 def compare(ours, theirs, x, kernel):
@@ -171,8 +181,9 @@ def test_strided_convolution_pads_both_sides():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     params = {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}
     out = conv(1, stride=2).apply({"params": params}, x)
-    np.testing.assert_array_equal(out[0, :, :, 0], [[0 + 1 + 4 + 5, 1 + 2 + 3 + 5 + 6 + 7],
-                                                    [4 + 5 + 8 + 9 + 12 + 13, 90]])  # fmt: skip
+    np.testing.assert_array_equal(
+        out[0, :, :, 0], [[0 + 1 + 4 + 5, 1 + 2 + 3 + 5 + 6 + 7], [4 + 5 + 8 + 9 + 12 + 13, 90]]
+    )
 
 
 def test_bfloat16_is_computed_and_summed_apart():

@@ -29,9 +29,12 @@ def params():
 
 def forward(network, params, lr_up, z, level, **kwargs):
     return network.apply(
-        {"params": params}, z, level, method=lambda m, z, level: m(z, level, m.condition(z, lr_up)),
+        {"params": params},
+        z,
+        level,
+        method=lambda m, z, level: m(z, level, m.condition(z, lr_up)),
         **kwargs,
-    )  # fmt: skip
+    )
 
 
 def test_output_and_every_stored_activation(golden, params):
@@ -116,9 +119,13 @@ def test_published_networks_have_the_published_entries(release, sizes):
     net = SR3UNet(features=64, image_size=int(release.split("_")[-1]), groups=16, **sizes)
     x = jnp.zeros((1, 64, 64, 3))
     shapes = jax.eval_shape(
-        lambda: net.init(jax.random.key(0), x, jnp.ones(1), method=lambda m, z, level: m(
-            z, level, m.condition(z, z)))["params"]
-    )  # fmt: skip
+        lambda: net.init(
+            jax.random.key(0),
+            x,
+            jnp.ones(1),
+            method=lambda m, z, level: m(z, level, m.condition(z, z)),
+        )["params"]
+    )
     flat = flatten_dict(shapes)
     assert sum(s.size for s in flat.values()) == published["parameters"]
     for path, name in reference_names(net, shapes).items():
@@ -130,9 +137,13 @@ def test_initial_weights_are_orthogonal_and_biases_zero():
     net = SR3UNet(features=8, multipliers=(1, 2), blocks=1, groups=4, image_size=16)
     x = jnp.zeros((1, 16, 16, 3))
     params = jax.jit(
-        lambda: net.init(jax.random.key(1), x, jnp.ones(1), method=lambda m, z, level: m(
-            z, level, m.condition(z, z)))["params"]
-    )()  # fmt: skip
+        lambda: net.init(
+            jax.random.key(1),
+            x,
+            jnp.ones(1),
+            method=lambda m, z, level: m(z, level, m.condition(z, z)),
+        )["params"]
+    )()
     for path, value in flatten_dict(params).items():
         if path[-1] == "kernel":
             rows = np.asarray(value).reshape(-1, value.shape[-1]).T  # (out, in * kh * kw)
@@ -157,9 +168,12 @@ def test_dropout_acts_in_training_alone(golden, params):
     @partial(jax.jit, static_argnums=0)
     def run(train, seed):
         return net.apply(
-            {"params": params}, golden["x_noisy"], level, rngs={"dropout": jax.random.key(seed)},
+            {"params": params},
+            golden["x_noisy"],
+            level,
+            rngs={"dropout": jax.random.key(seed)},
             method=lambda m, z, level: m(z, level, m.condition(z, golden["cond"]), train),
-        )  # fmt: skip
+        )
 
     np.testing.assert_allclose(run(False, 0), golden["out"], atol=2e-5)
     assert np.abs(run(True, 0) - run(True, 1)).max() > 0.01

@@ -43,9 +43,12 @@ def condition(golden, params):
 @jax.jit
 def denoise(params, z, level, condition):
     out, captured = network().apply(
-        {"params": params}, z, level, condition,
+        {"params": params},
+        z,
+        level,
+        condition,
         capture_intermediates=lambda module, _: module.name == "level_dense2",
-    )  # fmt: skip
+    )
     return out, captured["intermediates"]["level_dense2"]["__call__"][0]
 
 
@@ -146,8 +149,11 @@ def test_ten_steps_are_the_references(golden, params, condition):
     def loop(condition):
         return sample(
             lambda z, t: denoise(params, z, schedule.index[t], condition)[0],
-            schedule, lambda t: table[t], base, jnp.ones((1, 32, 32, 1)),
-        )  # fmt: skip
+            schedule,
+            lambda t: table[t],
+            base,
+            jnp.ones((1, 32, 32, 1)),
+        )
 
     picture = SRDIFF.decode(loop(condition[:1]), lr_up)
     np.testing.assert_allclose(picture, golden["loop/out"], atol=1e-4)

@@ -32,9 +32,13 @@ class TwoLayers(nn.Module):
 @pytest.fixture(scope="session")
 def tiny_yoda():
     return Yoda(
-        network=TwoLayers(), formulation=SR3, betas=linear(10, 1e-4, 0.8), sampling_steps=10,
-        scale=2, border="pil",
-    )  # fmt: skip
+        network=TwoLayers(),
+        formulation=SR3,
+        betas=linear(10, 1e-4, 0.8),
+        sampling_steps=10,
+        scale=2,
+        resampling="pil",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -61,10 +61,9 @@ def test_weights_are_the_average(saved):
 def test_other_shapes_are_refused_by_name(saved):
     folder, state = saved
     wide = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct((*s.shape[:-1], 2 * s.shape[-1]), s.dtype)
-        if s.shape else s,
+        lambda s: jax.ShapeDtypeStruct((*s.shape[:-1], 2 * s.shape[-1]), s.dtype) if s.shape else s,
         abstract(state, sharding.make_mesh()),
-    )  # fmt: skip
+    )
     with pytest.raises(UserError, match=r"step 3 .*last\.bias is \(3,\) there and \(6,\) here"):
         Checkpoints(folder).restore_weights(wide.ema)
 

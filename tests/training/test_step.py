@@ -38,10 +38,8 @@ def test_the_step_is_a_function_of_key_and_step(make_state, make_step, batch):
     state, step = make_state(), make_step()
     first, again, other = (
         step(s, batch, jax.random.key(k))[1]["loss"]
-        for s, k in (
-            (state, 1), (state, 1), (dataclasses.replace(state, step=jnp.int32(1)), 1)
-        )
-    )  # fmt: skip
+        for s, k in ((state, 1), (state, 1), (dataclasses.replace(state, step=jnp.int32(1)), 1))
+    )
     assert first == again != other
 
 

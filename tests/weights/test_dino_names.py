@@ -23,9 +23,11 @@ from yoda_jax.weights.dino import (
 pytestmark = pytest.mark.usefixtures("clean")
 SUFFIXES = [".npz", ".safetensors", pytest.param(".pth", marks=needs_torch)]
 HEAD = {
-    "head.mlp.0.weight": (8, 4), "head.mlp.0.bias": (8,), "head.last_layer.weight_g": (6, 1),
+    "head.mlp.0.weight": (8, 4),
+    "head.mlp.0.bias": (8,),
+    "head.last_layer.weight_g": (6, 1),
     "head.last_layer.weight_v": (6, 8),
-}  # fmt: skip
+}
 
 
 def prefixed(prefix, entries):
@@ -140,8 +142,11 @@ def test_resnet_of_dino_and_of_torchvision(suffix, resnet, tmp_path):
             block[ours]["kernel"], resnet[f"layer3.0.{theirs}.weight"].transpose(2, 3, 1, 0)
         )
     for ours, theirs in {
-        "scale": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"
-    }.items():  # fmt: skip
+        "scale": "weight",
+        "bias": "bias",
+        "mean": "running_mean",
+        "variance": "running_var",
+    }.items():
         np.testing.assert_array_equal(
             block["downsample_bn"][ours], resnet[f"layer3.0.downsample.1.{theirs}"]
         )

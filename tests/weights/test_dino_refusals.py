@@ -94,13 +94,19 @@ def vit_keys(width):
 
 OTHER_FILES = {
     "ViT-B for ViT-S": (
-        "dino_vits8", vit_keys(768), "has the shape (768,), expected (384,)",
+        "dino_vits8",
+        vit_keys(768),
+        "has the shape (768,), expected (384,)",
     ),
     "ViT-S for ViT-B": (
-        "dino_vitb8", vit_keys(384), "fc1.weight has the shape (1536, 384), expected (3072, 768)",
+        "dino_vitb8",
+        vit_keys(384),
+        "fc1.weight has the shape (1536, 384), expected (3072, 768)",
     ),
     "patch 8 for patch 16": (
-        "dino_vits16", vit_keys(384), "pos_embed has the shape (1, 785, 384), expected (1, 197,",
+        "dino_vits16",
+        vit_keys(384),
+        "pos_embed has the shape (1, 785, 384), expected (1, 197,",
     ),
     "ResNet for ViT": ("dino_vits8", KEYS["dino_resnet50"], "blocks.0.mlp.fc1.bias is missing"),
     "ViT for ResNet": ("dino_resnet50", KEYS["dino_vits8"], "conv1.weight is missing"),
@@ -113,7 +119,7 @@ OTHER_FILES = {
         | {"patch_embed.proj.weight": (384, 3, 14, 14)},
         "blocks.0.ls1.gamma is unknown",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", OTHER_FILES)

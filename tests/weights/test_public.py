@@ -20,11 +20,19 @@ KEYS = json.loads((GOLDEN / "sr3_keys.json").read_text()) | {
 }
 # The buffers that both public trainers register beside the network.
 TABLES = (
-    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod", "posterior_variance", "posterior_log_variance_clipped",
-    "posterior_mean_coef1", "posterior_mean_coef2",
-)  # fmt: skip
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+)
 BUFFERS = {name: np.linspace(0.1, 0.9, 5, dtype=np.float32) + i for i, name in enumerate(TABLES)}
 
 
@@ -93,15 +101,19 @@ def test_the_inner_dictionary_alone_is_the_same_file(name):
 @pytest.mark.parametrize(
     ("foreign", "first"),
     [
-        ({"epoch": 3, "iter": 40, "optimizer": {}, "scheduler": None},
-         "epoch, iter, optimizer, scheduler;"),
-        ({f"layer{i}.weight": 0 for i in range(9)},
-         "layer0.weight, layer1.weight, layer2.weight, layer3.weight, layer4.weight;"),
+        (
+            {"epoch": 3, "iter": 40, "optimizer": {}, "scheduler": None},
+            "epoch, iter, optimizer, scheduler;",
+        ),
+        (
+            {f"layer{i}.weight": 0 for i in range(9)},
+            "layer0.weight, layer1.weight, layer2.weight, layer3.weight, layer4.weight;",
+        ),
         ({"state_dict": {"model": {"net.weight": 0}}}, "net.weight;"),
         ({0: 1}, "entries 0;"),
         ({}, "(none);"),
     ],
-)  # fmt: skip
+)
 def test_a_foreign_dictionary_is_named_by_its_first_entries(foreign, first):
     with pytest.raises(UserError) as error:
         public.entries_of(foreign)
@@ -112,19 +124,40 @@ def test_a_foreign_dictionary_is_named_by_its_first_entries(foreign, first):
 @pytest.mark.parametrize(
     ("name", "image_size", "expected"),
     [
-        ("sr3_16_128", 128, {"features": 64, "multipliers": (1, 2, 4, 8, 8), "blocks": 2,
-                             "attention_resolutions": (16,)}),
-        ("sr3_64_512", 512, {"features": 64, "multipliers": (1, 2, 4, 8, 16), "blocks": 1,
-                             "attention_resolutions": ()}),
-        ("tiny", 32, {"features": 16, "multipliers": (1, 2, 2), "blocks": 1,
-                      "attention_resolutions": (8,)}),
+        (
+            "sr3_16_128",
+            128,
+            {
+                "features": 64,
+                "multipliers": (1, 2, 4, 8, 8),
+                "blocks": 2,
+                "attention_resolutions": (16,),
+            },
+        ),
+        (
+            "sr3_64_512",
+            512,
+            {
+                "features": 64,
+                "multipliers": (1, 2, 4, 8, 16),
+                "blocks": 1,
+                "attention_resolutions": (),
+            },
+        ),
+        (
+            "tiny",
+            32,
+            {"features": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention_resolutions": (8,)},
+        ),
     ],
-)  # fmt: skip
+)
 def test_sr3_tells_its_settings(name, image_size, expected):
     found = public.settings_of("sr3", published(name), image_size)
     assert found == {f"model.{field}": value for field, value in expected.items()} | {
-        "model.name": "sr3", "data.border": "pil", "diffusion.formulation": "sr3"
-    }  # fmt: skip
+        "model.name": "sr3",
+        "data.resampling": "pil",
+        "diffusion.formulation": "sr3",
+    }
 
 
 @pytest.mark.parametrize(
@@ -137,15 +170,22 @@ def test_sr3_tells_its_settings(name, image_size, expected):
 def test_srdiff_and_its_encoder_tell_their_settings(name, multipliers, encoder, scale):
     entries = published(name)
     assert public.settings_of("srdiff", entries, 160) == {
-        "model.name": "srdiff", "model.features": 64, "model.multipliers": multipliers,
-        "model.encoder_features": encoder[0], "model.encoder_blocks": encoder[1],
-        "data.scale": scale, "data.border": "srdiff", "diffusion.formulation": "srdiff",
-    }  # fmt: skip
+        "model.name": "srdiff",
+        "model.features": 64,
+        "model.multipliers": multipliers,
+        "model.encoder_features": encoder[0],
+        "model.encoder_blocks": encoder[1],
+        "data.scale": scale,
+        "data.resampling": "srdiff",
+        "diffusion.formulation": "srdiff",
+    }
     alone = {k.removeprefix("rrdb."): v for k, v in entries.items() if k.startswith("rrdb.")}
     assert public.settings_of("rrdb", alone, 160) == {
-        "model.name": "rrdb", "model.features": encoder[0], "model.blocks": encoder[1],
+        "model.name": "rrdb",
+        "model.features": encoder[0],
+        "model.blocks": encoder[1],
         "data.scale": scale,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", SAVED)

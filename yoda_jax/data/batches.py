@@ -99,9 +99,13 @@ def cut(
     scale = example["hr"].shape[0] // example["lr"].shape[0]
     top, left, picture_height, picture_width = (int(v) for v in example["place"])
     attention = attention_map(
-        example["attention"], example["attention_scale"], (picture_height, picture_width),
-        aggregate, normalise_heads, (top + y, left + x, height, width),
-    )  # fmt: skip
+        example["attention"],
+        example["attention_scale"],
+        (picture_height, picture_width),
+        aggregate,
+        normalise_heads,
+        (top + y, left + x, height, width),
+    )
     return {
         "hr": example["hr"][y : y + height, x : x + width],
         "lr": example["lr"][y // scale : (y + height) // scale, x // scale : (x + width) // scale],

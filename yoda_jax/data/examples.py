@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from yoda_jax.attention.maps import quantise
-from yoda_jax.data.degrade import Border, downsample, fit, resize_photo
+from yoda_jax.data.degrade import downsample, fit, resize_photo
 from yoda_jax.data.photos import BadPicture
+from yoda_jax.pictures import Resampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Preparation:
     hr_size: int
     stride: int
     scale: int
-    border: Border
+    resampling: Resampling
     attention_input: int
     attention_stride: int
 
@@ -54,7 +55,7 @@ def prepare(name: str, picture: UInt8[np.ndarray, "H W 3"], preparation: Prepara
         hr = fit(picture, size)
     else:
         hr = picture[: height - height % scale, : width - width % scale]
-    lr = downsample(hr, scale, preparation.border)
+    lr = downsample(hr, scale, preparation.resampling)
     return Prepared(
         name, hr, lr, attention_input(lr, preparation.attention_input, preparation.attention_stride)
     )

@@ -87,9 +87,16 @@ def sample(
     z = start_state(schedule, noise, base)
     steps = jnp.arange(schedule.num_steps, 0, -1)
     return reverse_steps(
-        denoise, schedule, noise, base, attention, z, steps,
-        lower_bound=lower_bound, network_input=network_input,
-    )  # fmt: skip
+        denoise,
+        schedule,
+        noise,
+        base,
+        attention,
+        z,
+        steps,
+        lower_bound=lower_bound,
+        network_input=network_input,
+    )
 
 
 def _levels(

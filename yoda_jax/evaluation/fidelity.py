@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from yoda_jax.data.degrade import Border, downsample
+from yoda_jax.data.degrade import downsample
 from yoda_jax.errors import UserError
+from yoda_jax.pictures import Resampling
 
 WINDOW = 11  # SSIM's Gaussian window: sigma 1.5, cut at 3.5 sigma
 
@@ -59,11 +60,11 @@ def ssim(
 
 
 def lr_psnr(
-    sr: UInt8[np.ndarray, "H W 3"], lr: UInt8[np.ndarray, "h w 3"], border_rule: Border
+    sr: UInt8[np.ndarray, "H W 3"], lr: UInt8[np.ndarray, "h w 3"], resampling: Resampling
 ) -> float:
     """Consistency with the input: PSNR in dB of `lr` and `sr` degraded as `lr` was.
 
-    RGB, no border cut. `border_rule` is the rule that made `lr`, "pil" or "matlab". Raises
+    RGB, no border cut. `resampling` is the rule that made `lr`, "pil" or "matlab". Raises
     UserError unless sr's size is a multiple of lr's. Source: SRDiff (arXiv 2104.14951), LR-PSNR.
     """
     scale = sr.shape[0] // lr.shape[0]
@@ -72,7 +73,7 @@ def lr_psnr(
             f"LR-PSNR expects a picture whose size is a multiple of its low-resolution one, found "
             f"{_size(sr)} and {_size(lr)}: compare pictures of one pair."
         )
-    return psnr(downsample(sr, scale, border_rule), lr)
+    return psnr(downsample(sr, scale, resampling), lr)
 
 
 def colour_shift(

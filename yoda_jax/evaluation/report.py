@@ -16,10 +16,15 @@ from PIL import Image, ImageDraw
 
 _MARGIN, _HEADER = 4, 14  # pixels between the sheet's pictures and above its columns
 _UNITS = {
-    "psnr": ("PSNR dB", 2), "ssim": ("SSIM", 3), "lpips": ("LPIPS", 3),
-    "colour_shift": ("colour shift", 4), "lr_psnr": ("LR-PSNR dB", 2),
-    "psnr_y": ("PSNR-Y dB", 2), "ssim_y": ("SSIM-Y", 3), "diffused": ("diffused", 3),
-}  # fmt: skip
+    "psnr": ("PSNR dB", 2),
+    "ssim": ("SSIM", 3),
+    "lpips": ("LPIPS", 3),
+    "colour_shift": ("colour shift", 4),
+    "lr_psnr": ("LR-PSNR dB", 2),
+    "psnr_y": ("PSNR-Y dB", 2),
+    "ssim_y": ("SSIM-Y", 3),
+    "diffused": ("diffused", 3),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +62,10 @@ def table(rows: Sequence[Row]) -> str:
         ]
         cells.append([row.label, *figures])
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
-             for line in cells]  # fmt: skip
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in cells
+    ]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)
 
@@ -103,8 +110,9 @@ def write(
     write_whole(folder / "report.html", page.encode())
 
 
-def picture_sheet(columns: Mapping[str, Sequence[UInt8[np.ndarray, "h w c"]]], size: int
-                  ) -> Image.Image:  # fmt: skip
+def picture_sheet(
+    columns: Mapping[str, Sequence[UInt8[np.ndarray, "h w c"]]], size: int
+) -> Image.Image:
     """Pictures in labelled columns, a picture a row, scaled into size x size by copying pixels."""
     rows = len(next(iter(columns.values())))
     step = size + _MARGIN
@@ -127,8 +135,7 @@ def picture_sheet(columns: Mapping[str, Sequence[UInt8[np.ndarray, "h w c"]]], s
 def picture_grid(rows: Mapping[str, UInt8[np.ndarray, "B h w c"]]) -> UInt8[np.ndarray, "H W 3"]:
     """LR, attention, sample and HR of a batch {lr, attention, sr, hr} as one picture."""
     size = max(rows["hr"].shape[1], 64)
-    columns = {"LR": rows["lr"], "attention": rows["attention"], "SR": rows["sr"],
-               "HR": rows["hr"]}  # fmt: skip
+    columns = {"LR": rows["lr"], "attention": rows["attention"], "SR": rows["sr"], "HR": rows["hr"]}
     return np.asarray(picture_sheet(columns, size))
 
 

@@ -39,23 +39,26 @@ def betas(config: ConfigDict) -> tuple[float, ...]:
 def network(config: ConfigDict) -> Network:
     """The network of a configuration."""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.model.items()}
-    fields |= {"dtype": jnp.dtype(config.model.dtype), "image_size": config.data.hr_size,
-               "scale": config.data.scale}  # fmt: skip
+    fields |= {
+        "dtype": jnp.dtype(config.model.dtype),
+        "image_size": config.data.hr_size,
+        "scale": config.data.scale,
+    }
     return make_network(config.model.name, fields)
 
 
 def method(config: ConfigDict) -> Method:
     """The method of a configuration: diffusion, or the network's picture as it is."""
-    net, scale, border = network(config), config.data.scale, config.data.border
+    net, scale, resampling = network(config), config.data.scale, config.data.resampling
     if not net.diffuses:
-        return Regression(net, scale, border, config.diffusion.penalty)
+        return Regression(net, scale, resampling, config.diffusion.penalty)
     return Yoda(
         network=net,
         formulation=FORMULATIONS[config.diffusion.formulation],
         betas=betas(config),
         sampling_steps=config.diffusion.sampling_steps,
         scale=scale,
-        border=border,
+        resampling=resampling,
         masked=config.mask.enabled,
         lower_bound=config.mask.lower_bound,
         loss_norm=config.mask.loss_norm,
@@ -121,7 +124,7 @@ def preparation(config: ConfigDict, attention_stride: int) -> Preparation:
         hr_size=config.data.hr_size,
         stride=config.data.stride,
         scale=config.data.scale,
-        border=config.data.border,
+        resampling=config.data.resampling,
         attention_input=config.attention.input_size,
         attention_stride=attention_stride,
     )

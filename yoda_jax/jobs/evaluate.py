@@ -13,12 +13,12 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from yoda_jax.data.batches import stack, whole
-from yoda_jax.data.degrade import to_uint8, upsample
 from yoda_jax.data.records import Records
 from yoda_jax.diffusion.mask import diffused_fraction
 from yoda_jax.evaluation import fidelity, report
 from yoda_jax.evaluation.perceptual import lpips
 from yoda_jax.jobs import build, parts, precompute, summary, validation
+from yoda_jax.pictures import to_uint8, to_unit, upsample
 from yoda_jax.sampling import BatchSampler
 from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
@@ -84,7 +84,7 @@ class Evaluation:
         """The row that every method has to be compared with."""
 
         def upscale(ids: np.ndarray, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-            lr_up = upsample(jnp.asarray(rows["lr"]), self.method.scale, self.method.border)
+            lr_up = upsample(jnp.asarray(rows["lr"]), self.method.scale, self.method.resampling)
             return np.asarray(to_uint8(lr_up))
 
         self._measure("bicubic", upscale, diffused=lambda attention: np.zeros(len(attention)))
@@ -107,14 +107,16 @@ class Evaluation:
                     last_report = time.time()
                     overall = (done + share) / batches
                     left = (last_report - started) * (1 / overall - 1)
-                    logging.info("%s: %.0f %% sampled, about %.0f s left", label, 100 * overall,
-                                 left)  # fmt: skip
+                    logging.info(
+                        "%s: %.0f %% sampled, about %.0f s left", label, 100 * overall, left
+                    )
 
             nonlocal done
             inputs = {"lr": rows["lr"], "attention": rows["attention"]}
             records = np.array([self.indices[i] for i in ids])
-            pictures = sampler(params, records, inputs, self.config.seed if seed is None else seed,
-                               progress)  # fmt: skip
+            pictures = sampler(
+                params, records, inputs, self.config.seed if seed is None else seed, progress
+            )
             done += 1
             return pictures
 
@@ -137,8 +139,8 @@ class Evaluation:
         )
         protocol = (
             f"{len(self.indices)} held-out examples of {len(set(self.names))} pictures, "
-            f"{c.data.scale}x to {c.data.hr_size}x{c.data.hr_size}, bicubic LR "
-            f"({c.data.border} border), {steps}; PSNR and SSIM in RGB (and Y) of 8 bits, border "
+            f"{c.data.scale}x to {c.data.hr_size}x{c.data.hr_size}, LR by bicubic reduction "
+            f"({c.data.resampling}), {steps}; PSNR and SSIM in RGB (and Y) of 8 bits, border "
             f"{c.eval.border}; LPIPS AlexNet v0.1; colour shift: mean over channels of "
             "|mean(SR - HR)| on [-1, 1]; mean ± standard error over examples (identical pictures, "
             "of infinite PSNR, left out of it)"
@@ -162,9 +164,11 @@ class Evaluation:
             ids = np.minimum(mine, n - 1)
             attention = self.config.attention
             rows = whole(
-                self.records, [self.indices[i] for i in ids], attention.aggregate,
+                self.records,
+                [self.indices[i] for i in ids],
+                attention.aggregate,
                 attention.normalise_heads,
-            )  # fmt: skip
+            )
             yield ids, mine < n, rows
 
     def _measure(self, label: str, upscale, diffused) -> None:
@@ -174,8 +178,9 @@ class Evaluation:
             pictures = upscale(ids, rows)
             values = self._metrics(pictures, rows)
             values["diffused"] = [float(v) for v in diffused(rows["attention"])]
-            parts.append({m: [x for x, c in zip(v, counts, strict=True) if c]
-                          for m, v in values.items()})  # fmt: skip
+            parts.append(
+                {m: [x for x, c in zip(v, counts, strict=True) if c] for m, v in values.items()}
+            )
             positions += [int(i) for i, c in zip(ids, counts, strict=True) if c]
             self._show(label, ids[counts], pictures, rows)
         values = {m: [x for part in parts for x in part[m]] for m in parts[0]}
@@ -184,21 +189,22 @@ class Evaluation:
     def _metrics(
         self, pictures: np.ndarray, rows: Mapping[str, np.ndarray]
     ) -> dict[str, Sequence[float]]:
-        border, rule = self.config.eval.border, self.config.data.border
+        border, rule = self.config.eval.border, self.config.data.resampling
         pairs = list(zip(pictures, rows["hr"], strict=True))
         shifts = np.array([fidelity.colour_shift(a, b) for a, b in pairs])
-        to_unit = [jnp.asarray(x, jnp.float32) / 127.5 - 1 for x in (pictures, rows["hr"])]
+        both = to_unit(pictures), to_unit(rows["hr"])
         return {
             "psnr": [fidelity.psnr(a, b, border) for a, b in pairs],
             "ssim": [fidelity.ssim(a, b, border) for a, b in pairs],
-            "lpips": [float(v) for v in self._lpips(*to_unit)],
+            "lpips": [float(v) for v in self._lpips(*both)],
             "colour_shift": list(np.abs(shifts).mean(-1)),
-            "lr_psnr": [fidelity.lr_psnr(a, b, rule)
-                        for a, b in zip(pictures, rows["lr"], strict=True)],
+            "lr_psnr": [
+                fidelity.lr_psnr(a, b, rule) for a, b in zip(pictures, rows["lr"], strict=True)
+            ],
             "psnr_y": [fidelity.psnr(a, b, border, luma=True) for a, b in pairs],
             "ssim_y": [fidelity.ssim(a, b, border, luma=True) for a, b in pairs],
             **{f"colour_shift_{c}": list(shifts[:, i]) for i, c in enumerate("rgb")},
-        }  # fmt: skip
+        }
 
     def _show(
         self, label: str, ids: np.ndarray, pictures: np.ndarray, rows: Mapping[str, np.ndarray]
@@ -216,9 +222,13 @@ class Evaluation:
         methods = {label: self.shown[label] for label in self.shown if label != "inputs"}
         first, *others = methods
         columns = {
-            "LR": rows["lr"], first: methods[first], "attention": rows["attention"], **masks,
-            **{label: methods[label] for label in others}, "HR": rows["hr"],
-        }  # fmt: skip
+            "LR": rows["lr"],
+            first: methods[first],
+            "attention": rows["attention"],
+            **masks,
+            **{label: methods[label] for label in others},
+            "HR": rows["hr"],
+        }
         return report.picture_sheet(columns, _SHEET_SIZE)
 
 

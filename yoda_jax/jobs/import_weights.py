@@ -100,10 +100,14 @@ def _exported(metadata: Mapping[str, str], input: str) -> tuple[bool, dict, np.n
         saved, names = ConfigDict(written["config"]), written["names"]
         found = {  # JSON knows no tuples
             f"model.{field}": tuple(value) if isinstance(value, list) else value
-            for field, value in saved.model.items() if value
-        }  # fmt: skip
-        found |= {"data.scale": saved.data.scale, "data.border": saved.data.border,
-                  "diffusion.formulation": saved.diffusion.formulation}  # fmt: skip
+            for field, value in saved.model.items()
+            if value
+        }
+        found |= {
+            "data.scale": saved.data.scale,
+            "data.resampling": saved.data.resampling,
+            "diffusion.formulation": saved.diffusion.formulation,
+        }
         return names == "ours", found, np.array(build.betas(saved), np.float32)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(

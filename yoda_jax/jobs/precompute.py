@@ -39,8 +39,9 @@ def run(config: ConfigDict, workdir: str, splits: Sequence[str] = ("train", "eva
         if None in expected[splits[0]].values():
             logging.warning(
                 "attention.weights=%s was not found; the records were made with %s",
-                config.attention.weights, done[splits[0]]["settings"]["attention.weights"],
-            )  # fmt: skip
+                config.attention.weights,
+                done[splits[0]]["settings"]["attention.weights"],
+            )
         for split in done:
             summary.report(config, split, wanted[split], "already complete")
         return
@@ -63,7 +64,7 @@ def settings(config: ConfigDict, split: str) -> dict:
         "data.hr_size": data.hr_size,
         "data.stride": data.stride if data.crop == "tiles" else data.hr_size,
         "data.scale": data.scale,
-        "data.border": data.border,
+        "data.resampling": data.resampling,
         "data.pictures_per_shard": data.pictures_per_shard,
         "attention.source": attention.source,
         "attention.input_size": attention.input_size,
@@ -77,9 +78,10 @@ def settings(config: ConfigDict, split: str) -> dict:
 def _compare(where: object, found: dict, expected: dict) -> None:
     """Raises UserError for a setting that differs; one that is expected as None is not known."""
     different = [
-        k for k in expected.keys() | found.keys()
+        k
+        for k in expected.keys() | found.keys()
         if expected.get(k, ...) is not None and found.get(k) != expected.get(k)
-    ]  # fmt: skip
+    ]
     if different:
         name = min(different)
         raise UserError(
@@ -132,8 +134,12 @@ def _write_split(
                 missing.append((path, start, stop, made_of))
         progress = _Progress(split, sum(stop - start for _, start, stop, _ in missing))
         for path, start, stop, made_of in missing:
-            notes = {"settings": settings, "made_of": made_of, "pictures": stop - start,
-                     "skipped": []}  # fmt: skip
+            notes = {
+                "settings": settings,
+                "made_of": made_of,
+                "pictures": stop - start,
+                "skipped": [],
+            }
             pictures = map(progress.count, source.read(start, stop))
             examples = _shard_examples(config, pictures, attention, notes)
             write_shard(path, examples, notes, config.data.threads)
@@ -179,9 +185,13 @@ class _Progress:
         if self._done and now - self._last > _LOG_SECONDS:
             self._last, rate = now, self._done / (now - self._started)
             logging.info(
-                "%s: %d of %d pictures, %.1f pictures/s, %.0f s left", self._split, self._done,
-                self._pictures, rate, (self._pictures - self._done) / rate,
-            )  # fmt: skip
+                "%s: %d of %d pictures, %.1f pictures/s, %.0f s left",
+                self._split,
+                self._done,
+                self._pictures,
+                rate,
+                (self._pictures - self._done) / rate,
+            )
         self._done += 1
         return picture
 

@@ -108,8 +108,10 @@ class Progress:
                 logging.WARNING,
                 "Step %d: predicted colours are off the input by %s in R, G, B (on [-1, 1]); "
                 "samples will be tinted. Train longer, enlarge the batch, or use the mask.",
-                _SECONDS_BETWEEN_WARNINGS, step, np.array2string(offset, precision=3, sign="+"),
-            )  # fmt: skip
+                _SECONDS_BETWEEN_WARNINGS,
+                step,
+                np.array2string(offset, precision=3, sign="+"),
+            )
 
     def _stop_profile(self) -> None:
         jax.block_until_ready(self.window[-1][1]["loss"])

@@ -24,13 +24,16 @@ def run(config: ConfigDict, workdir: str) -> None:
     print(parameter_overview.get_parameter_overview(abstract.params, include_stats=False))
     size, scale = config.data.patch or config.data.hr_size, config.data.scale
     shapes = {
-        "hr": (size, size, 3), "lr": (size // scale, size // scale, 3), "attention": (size, size, 1)
-    }  # fmt: skip
+        "hr": (size, size, 3),
+        "lr": (size // scale, size // scale, 3),
+        "attention": (size, size, 1),
+    }
     batch = {
-        name: jax.ShapeDtypeStruct((config.train.batch_size, *shape), jnp.uint8,
-                                   sharding=sharding.by_rows(mesh))
+        name: jax.ShapeDtypeStruct(
+            (config.train.batch_size, *shape), jnp.uint8, sharding=sharding.by_rows(mesh)
+        )
         for name, shape in shapes.items()
-    }  # fmt: skip
+    }
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = train.compiled_step(config, method, mesh, abstract)
     compiled = step.lower(abstract, batch, key).compile()

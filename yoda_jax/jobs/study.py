@@ -29,11 +29,24 @@ from yoda_jax.training.checkpoints import Checkpoints
 
 # What changes neither weights nor pictures.
 _IRRELEVANT = (
-    "mode", "workdir", "study", "data.records", "data.threads", "data.prefetch", "data.tfds_dir",
-    "attention.weights", "attention.batch_size", "train.log_every", "train.checkpoint_every",
-    "train.keep_checkpoints", "train.sample_every", "train.sample_pictures",
-    "train.offset_warning", "train.profile_at", "eval.sheet_pictures",
-)  # fmt: skip
+    "mode",
+    "workdir",
+    "study",
+    "data.records",
+    "data.threads",
+    "data.prefetch",
+    "data.tfds_dir",
+    "attention.weights",
+    "attention.batch_size",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.sample_every",
+    "train.sample_pictures",
+    "train.offset_warning",
+    "train.profile_at",
+    "eval.sheet_pictures",
+)
 
 
 class Arm(NamedTuple):
@@ -161,8 +174,10 @@ def _run_arm(config: ConfigDict, workdir: str, arm: Arm, seed: int) -> list[dict
     settings = [_relevant(trained.to_dict()), _relevant(sampled.to_dict())]
     folder = Path(workdir) / "results"
     name = arm.label.replace("/", "_")
-    paths = [folder / f"{name} seed {seed} sampled {noise}.json"
-             for noise in range(config.study.sample_seeds)]  # fmt: skip
+    paths = [
+        folder / f"{name} seed {seed} sampled {noise}.json"
+        for noise in range(config.study.sample_seeds)
+    ]
     found = [json.loads(path.read_text()) if path.exists() else None for path in paths]
     if any(r is None or [_relevant(s) for s in r["settings"]] != settings for r in found):
         evaluation = evaluate.Evaluation(sampled, workdir)
@@ -173,10 +188,15 @@ def _run_arm(config: ConfigDict, workdir: str, arm: Arm, seed: int) -> list[dict
         bicubic, *rows = ({**row.values} for row in evaluation.rows)
         bound = sampled.mask.lower_bound if sampled.mask.enabled else None
         found = [
-            {"settings": settings, "names": evaluation.names, "lower_bound": bound,
-             "values": values, study_report.BICUBIC: bicubic}
+            {
+                "settings": settings,
+                "names": evaluation.names,
+                "lower_bound": bound,
+                "values": values,
+                study_report.BICUBIC: bicubic,
+            }
             for values in rows
-        ]  # fmt: skip
+        ]
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             for path, result in zip(paths, found, strict=True):

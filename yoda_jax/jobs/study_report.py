@@ -66,13 +66,16 @@ def table(config: ConfigDict, results: Results) -> str:
 def _protocol(config: ConfigDict, examples: int, pictures: int) -> str:
     tuned = (
         f"lower bounds tuned to a diffused fraction of {config.study.diffused:.3f} on the "
-        "evaluated LR pictures; " if config.study.diffused else ""
-    )  # fmt: skip
+        "evaluated LR pictures; "
+        if config.study.diffused
+        else ""
+    )
     trainings = " and trainings" if config.study.train_seeds > 1 else ""
     differences = (
         "; differences paired by picture, with 95 % intervals over pictures" + trainings
-        if config.study.reference else ""
-    )  # fmt: skip
+        if config.study.reference
+        else ""
+    )
     return (
         f"{examples} held-out examples of {pictures} pictures, {config.data.scale}x to "
         f"{config.data.hr_size}x{config.data.hr_size}; {config.study.train_seeds} trainings of "

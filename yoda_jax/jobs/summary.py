@@ -30,9 +30,19 @@ def report(config: ConfigDict, split: str, folder: Path, how: str) -> None:
     logging.info(
         "%s records %s in %s: %d examples of %d pictures, %d skipped; diffused fraction at l=%g "
         "(%d examples): mean %.3f, p10 %.3f, p50 %.3f, p90 %.3f",
-        split, how, folder, manifest["examples"], manifest["pictures"], len(manifest["skipped"]),
-        config.mask.lower_bound, len(fractions), fractions.mean(), p10, p50, p90,
-    )  # fmt: skip
+        split,
+        how,
+        folder,
+        manifest["examples"],
+        manifest["pictures"],
+        len(manifest["skipped"]),
+        config.mask.lower_bound,
+        len(fractions),
+        fractions.mean(),
+        p10,
+        p50,
+        p90,
+    )
     for skipped in manifest["skipped"][:_LISTED]:
         logging.warning("skipped: %s", skipped)
     if len(manifest["skipped"]) > _LISTED:

@@ -80,11 +80,16 @@ def fit(config: ConfigDict, workdir: str) -> None:
     records = Records(build.record_folder(config, workdir, "train"))
     batches = Batches(
         records,
-        batch_size=config.train.batch_size, seed=config.seed,
-        aggregate=config.attention.aggregate, normalise_heads=config.attention.normalise_heads,
-        patch=config.data.patch, flip=config.data.flip, process_index=jax.process_index(),
-        process_count=jax.process_count(), threads=config.data.threads,
-    )  # fmt: skip
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        aggregate=config.attention.aggregate,
+        normalise_heads=config.attention.normalise_heads,
+        patch=config.data.patch,
+        flip=config.data.flip,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+    )
     init, abstract = make_state(config, method, mesh)
     folder = Path(workdir) / "checkpoints"
     with Checkpoints(folder, config.train.keep_checkpoints) as checkpoints:
@@ -102,8 +107,9 @@ def fit(config: ConfigDict, workdir: str) -> None:
         batches(first)  # a record that does not fit ends the job here, before any compilation
         fresh = latest is None
         state = parts.load(config, init()) if fresh else checkpoints.restore(abstract)
-        logging.info("%s at step %d of %d", "starting" if fresh else "resumed", first,
-                     config.train.steps)  # fmt: skip
+        logging.info(
+            "%s at step %d of %d", "starting" if fresh else "resumed", first, config.train.steps
+        )
         # The log gets the figures alone, TensorBoard also configuration, parameters and pictures.
         boards = [] if jax.process_index() else [metric_writers.SummaryWriter(workdir)]
         board = metric_writers.AsyncMultiWriter(boards)
@@ -140,9 +146,13 @@ class _GridWriter:
     """Samples the first held-out pictures with the averaged parameters, as a TensorBoard image."""
 
     def __init__(
-        self, config: ConfigDict, method: build.Method, mesh: Mesh, workdir: str,
+        self,
+        config: ConfigDict,
+        method: build.Method,
+        mesh: Mesh,
+        workdir: str,
         writer: metric_writers.MetricWriter,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.writer = writer
         records = Records(build.record_folder(config, workdir, "eval"))
         # As many as asked, rounded up to what the devices share out.
@@ -150,9 +160,11 @@ class _GridWriter:
         local = np.array_split(np.arange(count), jax.process_count())[jax.process_index()]
         self.ids, self.seed = local, config.seed
         self.rows = whole(
-            records, [int(i) % len(records) for i in local], config.attention.aggregate,
+            records,
+            [int(i) % len(records) for i in local],
+            config.attention.aggregate,
             config.attention.normalise_heads,
-        )  # fmt: skip
+        )
         self.sampler = BatchSampler(method, mesh)
 
     def write(self, step: int, state: TrainState) -> None:

@@ -17,7 +17,7 @@ _LAYOUT = (
 )
 _CHOICES = {
     "data.crop": ("fit", "tiles"),
-    "data.border": ("pil", "matlab", "srdiff"),
+    "data.resampling": ("pil", "matlab", "srdiff"),
     "data.on_bad": ("stop", "skip"),
     "attention.source": (*BACKBONES, *CLASSICAL),
     "mask.loss_norm": ("pixels", "area"),
@@ -32,21 +32,51 @@ _CHOICES = {
     "train.sharding": ("replicate", "fsdp"),
 }
 _POSITIVE = (
-    "data.hr_size", "data.stride", "data.scale", "data.pictures_per_shard", "data.threads",
-    "data.prefetch", "attention.input_size", "attention.cell", "attention.batch_size",
-    "diffusion.steps", "diffusion.sampling_steps", "model.features", "model.blocks", "model.groups",
-    "train.steps", "train.batch_size", "train.accumulate", "train.log_every",
-    "train.checkpoint_every", "train.keep_checkpoints", "train.sample_pictures", "eval.pictures",
-    "eval.batch_size", "eval.sheet_pictures", "study.train_seeds", "study.sample_seeds",
-)  # fmt: skip
+    "data.hr_size",
+    "data.stride",
+    "data.scale",
+    "data.pictures_per_shard",
+    "data.threads",
+    "data.prefetch",
+    "attention.input_size",
+    "attention.cell",
+    "attention.batch_size",
+    "diffusion.steps",
+    "diffusion.sampling_steps",
+    "model.features",
+    "model.blocks",
+    "model.groups",
+    "train.steps",
+    "train.batch_size",
+    "train.accumulate",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.sample_pictures",
+    "eval.pictures",
+    "eval.batch_size",
+    "eval.sheet_pictures",
+    "study.train_seeds",
+    "study.sample_seeds",
+)
 _SHARES = (
-    "mask.lower_bound", "diffusion.beta_start", "diffusion.beta_end", "model.dropout",
-    "train.ema_decay", "study.diffused",
-)  # fmt: skip
+    "mask.lower_bound",
+    "diffusion.beta_start",
+    "diffusion.beta_end",
+    "model.dropout",
+    "train.ema_decay",
+    "study.diffused",
+)
 _NOT_NEGATIVE = (
-    "data.holdout", "eval.border", "train.sample_every", "train.warmup_steps", "train.halve_every",
-    "train.weight_decay", "train.clip_norm", "train.profile_at",
-)  # fmt: skip
+    "data.holdout",
+    "eval.border",
+    "train.sample_every",
+    "train.warmup_steps",
+    "train.halve_every",
+    "train.weight_decay",
+    "train.clip_norm",
+    "train.profile_at",
+)
 # A chain that does not end in noise cannot be started from noise.
 _LAST_GAMMA = 0.01
 
@@ -189,7 +219,7 @@ def check_trained_with(config: ConfigDict, saved: dict, where: str, training: bo
     parts = NETWORKS[config.model.name].parts
     names = [f"model.{name}" for name in config.model if name not in parts]
     names += [f"diffusion.{name}" for name in config.diffusion if name != "sampling_steps"]
-    names += ["data.scale", "data.border"]
+    names += ["data.scale", "data.resampling"]
     saved = with_later_fields(saved)
     if training:
         masked = config.mask.enabled and saved["mask"]["enabled"]

@@ -172,9 +172,13 @@ def _transposed_plainly(x: Array, kernel: Array) -> Array:
     s = kernel.shape[0] // 2
     edges = (2 * s - 1 - s // 2,) * 2
     return jax.lax.conv_general_dilated(
-        x, kernel[::-1, ::-1], (1, 1), (edges, edges), lhs_dilation=(s, s),
+        x,
+        kernel[::-1, ::-1],
+        (1, 1),
+        (edges, edges),
+        lhs_dilation=(s, s),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )  # fmt: skip
+    )
 
 
 def _transposed_by_phases(x: Array, kernel: Array) -> Array:
@@ -224,9 +228,15 @@ class Conv(nn.Module):
 
 
 def conv(
-    features: int, kernel: int = 3, stride: int = 1, bias: bool = True,
-    init: Initializer = orthogonal_init, dtype: jnp.dtype | None = None, name: str | None = None,
-    upsample: bool = False, padding: Padding = "zeros",
-) -> Conv:  # fmt: skip
+    features: int,
+    kernel: int = 3,
+    stride: int = 1,
+    bias: bool = True,
+    init: Initializer = orthogonal_init,
+    dtype: jnp.dtype | None = None,
+    name: str | None = None,
+    upsample: bool = False,
+    padding: Padding = "zeros",
+) -> Conv:
     """A `Conv` with the defaults of SR3."""
     return Conv(features, kernel, stride, bias, init, dtype, upsample, padding, name=name)

@@ -44,10 +44,12 @@ def learning_rate(peak: float, warmup_steps: int, halve_every: int = 0) -> optax
     Halved every `halve_every` steps of the whole, as SRDiff trains; 0: never.
     """
     rise = optax.join_schedules(
-        [optax.linear_schedule(peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1)),
-         optax.constant_schedule(peak)],
+        [
+            optax.linear_schedule(peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1)),
+            optax.constant_schedule(peak),
+        ],
         [warmup_steps],
-    )  # fmt: skip
+    )
     if not halve_every:
         return rise
     return lambda step: rise(step) * 0.5 ** (step // halve_every)

@@ -47,13 +47,26 @@ _HUGGING_FACE = {
 }
 # Our layer -> the official one, within a block and outside.
 _VIT = {
-    "patch_embedding": "patch_embed.proj", "class_token": "cls_token", "positions": "pos_embed",
-    "query": "attn.query", "key": "attn.key", "value": "attn.value", "out": "attn.proj",
-    "mlp1": "mlp.fc1", "mlp2": "mlp.fc2", "scale1": "ls1.gamma", "scale2": "ls2.gamma",
-}  # fmt: skip
+    "patch_embedding": "patch_embed.proj",
+    "class_token": "cls_token",
+    "positions": "pos_embed",
+    "query": "attn.query",
+    "key": "attn.key",
+    "value": "attn.value",
+    "out": "attn.proj",
+    "mlp1": "mlp.fc1",
+    "mlp2": "mlp.fc2",
+    "scale1": "ls1.gamma",
+    "scale2": "ls2.gamma",
+}
 _RESNET = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean",
-           "variance": "running_var"}  # fmt: skip
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "variance": "running_var",
+}
 # Entries of other parts than the backbone: heads, masked-image modelling, decoders, counters.
 _OTHER_PARTS = re.compile(
     r"(head|decoder|fc|classifier)\.|(embeddings\.)?mask_token$|.*\.num_batches_tracked$"
@@ -88,8 +101,12 @@ def recognise(entries: Mapping[str, np.ndarray], path: str | os.PathLike) -> str
         return None
     shape = np.shape(entries["patch_embed.proj.weight"]) or (0,)
     blocks = [int(match[1]) for name in entries if (match := re.match(r"blocks\.(\d+)\.", name))]
-    found = {"features": shape[0], "patch": shape[-1], "depth": 1 + max(blocks, default=-1),
-             "layer_scale": any(".ls1." in name for name in entries)}  # fmt: skip
+    found = {
+        "features": shape[0],
+        "patch": shape[-1],
+        "depth": 1 + max(blocks, default=-1),
+        "layer_scale": any(".ls1." in name for name in entries),
+    }
     for name, network in BACKBONES.items():
         if all(getattr(network, field, None) == value for field, value in found.items()):
             return name
@@ -167,10 +184,12 @@ def from_reference(what: str, entries: Mapping[str, np.ndarray], params: Mapping
     over or misshapen, naming the first five.
     """
     loaded = strict.load(
-        what, entries, reference_names(params),
+        what,
+        entries,
+        reference_names(params),
         {path: _unflattened(path, value.shape) for path, value in flatten_dict(params).items()},
         "choose the attention.source that the file was made for",
-    )  # fmt: skip
+    )
     return jax.tree.map(lambda value, ours: value.reshape(ours.shape), loaded, params)
 
 

@@ -38,8 +38,13 @@ def read_onnx(path: str | os.PathLike) -> dict[str, np.ndarray]:
         graph = onnx.load(path, format="protobuf").graph
         arrays = {t.name: float32(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
     except (
-        DecodeError, onnx.checker.ValidationError, OSError, ValueError, TypeError, KeyError,
-    ) as error:  # fmt: skip
+        DecodeError,
+        onnx.checker.ValidationError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+    ) as error:
         expected = "an ONNX graph with its weights inside or beside it"
         raise unreadable(path, expected, error) from error
     if not arrays:

@@ -14,11 +14,19 @@ from yoda_jax.weights import sr3, srdiff, strict
 
 # Tables of the schedule, which are no parameters; `betas` is what the others follow from.
 _TABLES = {
-    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod", "posterior_variance", "posterior_log_variance_clipped",
-    "posterior_mean_coef1", "posterior_mean_coef2",
-}  # fmt: skip
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+}
 _MARKS = {
     "denoise_fn.noise_level_mlp.1.weight": "sr3",
     "denoise_fn.cond_proj.weight": "srdiff",
@@ -56,24 +64,32 @@ def settings_of(name: str, entries: Mapping[str, np.ndarray], image_size: int) -
     """
     found = {"model.name": name}
     if name == "rrdb":
-        return found | {f"model.{k}": v for k, v in _rrdb(entries).items()} | {
-            "data.scale": 8 if "upconv3.weight" in entries else 4
-        }  # fmt: skip
+        return (
+            found
+            | {f"model.{k}": v for k, v in _rrdb(entries).items()}
+            | {"data.scale": 8 if "upconv3.weight" in entries else 4}
+        )
     if name == "sr3":
-        return found | {f"model.{k}": v for k, v in _sr3(entries, image_size).items()} | {
-            "data.border": "pil", "diffusion.formulation": "sr3"
-        }  # fmt: skip
+        return (
+            found
+            | {f"model.{k}": v for k, v in _sr3(entries, image_size).items()}
+            | {"data.resampling": "pil", "diffusion.formulation": "sr3"}
+        )
     features = _size(entries, "denoise_fn.mlp.0.weight", 1)
     levels = 1 + _last(entries, r"denoise_fn\.downs\.(\d+)")
     widths = [_size(entries, f"denoise_fn.downs.{i}.0.block1.block.1.bias") for i in range(levels)]
     encoder = _rrdb(entries, "rrdb.")
-    return found | {f"model.encoder_{k}": v for k, v in encoder.items()} | {
-        "model.features": features,
-        "model.multipliers": tuple(width // features for width in widths),
-        "data.scale": _size(entries, "denoise_fn.cond_proj.weight", 2) // 2,
-        "data.border": "srdiff",
-        "diffusion.formulation": "srdiff",
-    }  # fmt: skip
+    return (
+        found
+        | {f"model.encoder_{k}": v for k, v in encoder.items()}
+        | {
+            "model.features": features,
+            "model.multipliers": tuple(width // features for width in widths),
+            "data.scale": _size(entries, "denoise_fn.cond_proj.weight", 2) // 2,
+            "data.resampling": "srdiff",
+            "diffusion.formulation": "srdiff",
+        }
+    )
 
 
 def _rrdb(entries: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, int]:
@@ -146,10 +162,13 @@ def from_own(entries: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
     """Our parameters from entries of `to_own`; strict, see `strict.load`."""
     flat = flatten_dict(shapes)
     return strict.load(
-        "The exported entries", entries, {path: ".".join(path) for path in flat},
+        "The exported entries",
+        entries,
+        {path: ".".join(path) for path in flat},
         {path: value.shape for path, value in flat.items()},
-        "take the configuration that they were made with", lambda path, ndim: tuple(range(ndim)),
-    )  # fmt: skip
+        "take the configuration that they were made with",
+        lambda path, ndim: tuple(range(ndim)),
+    )
 
 
 def to_own(params: Mapping) -> dict[str, np.ndarray]:

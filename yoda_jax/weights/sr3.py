@@ -83,7 +83,9 @@ def from_reference(network: SR3UNet, entries: Mapping[str, np.ndarray], params: 
     naming the first five: nothing loads partly.
     """
     return strict.load(
-        "The SR3 entries", entries, reference_names(network, params),
+        "The SR3 entries",
+        entries,
+        reference_names(network, params),
         {path: value.shape for path, value in flatten_dict(params).items()},
         "give the network the checkpoint's own hyper-parameters",
-    )  # fmt: skip
+    )

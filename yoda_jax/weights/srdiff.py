@@ -12,12 +12,18 @@ from flax.traverse_util import flatten_dict
 from yoda_jax.weights import strict
 
 _UNET = {
-    "level_dense1": "mlp.0", "level_dense2": "mlp.2", "projection": "cond_proj",
-    "final_block": "final_conv.0.block.1", "final_conv": "final_conv.1",
-}  # fmt: skip
+    "level_dense1": "mlp.0",
+    "level_dense2": "mlp.2",
+    "projection": "cond_proj",
+    "final_block": "final_conv.0.block.1",
+    "final_conv": "final_conv.1",
+}
 _BLOCK = {
-    "conv1": "block1.block.1", "conv2": "block2.block.1", "level": "mlp.1", "shortcut": "res_conv"
-}  # fmt: skip
+    "conv1": "block1.block.1",
+    "conv2": "block2.block.1",
+    "level": "mlp.1",
+    "shortcut": "res_conv",
+}
 _RRDB = {"hr_conv": "HRconv"}
 _LEAVES = {"kernel": "weight", "bias": "bias"}
 
@@ -63,10 +69,12 @@ def from_reference(entries: Mapping[str, np.ndarray], params: Mapping) -> dict:
     """
     return strict.load(
         f"The {'SRDiff' if 'encoder' in params else 'RRDB'} entries",
-        entries, reference_names(params),
+        entries,
+        reference_names(params),
         {path: value.shape for path, value in flatten_dict(params).items()},
-        "give the network the checkpoint's own hyper-parameters", axes,
-    )  # fmt: skip
+        "give the network the checkpoint's own hyper-parameters",
+        axes,
+    )
 
 
 def _unet_name(layers: list[str], levels: int) -> str:

@@ -21,14 +21,32 @@ from yoda_jax.errors import UserError
 
 # What the libraries raise on truncated, altered and hostile files.
 _NPZ_ERRORS = (
-    zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, TypeError, AttributeError,
-    RuntimeError, MemoryError, tokenize.TokenError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    tokenize.TokenError,
+)
 _SAFETENSORS_ERRORS = (safetensors.SafetensorError, OSError, TypeError, AttributeError)
 _TORCH_ERRORS = (
-    pickle.UnpicklingError, struct.error, OSError, EOFError, ValueError, TypeError, AttributeError,
-    LookupError, RuntimeError, AssertionError, OverflowError, MemoryError,
-)  # fmt: skip
+    pickle.UnpicklingError,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+)
 
 _REFUSED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
