@@ -1,9 +1,9 @@
 """Pictures as a network is shown them: 8-bit levels, values in [-1, 1], and LR at HR size.
 
-Bicubic resizing follows one of three rules. "pil" is Pillow's (SR3 reference): the kernel is cut off
-and renormalised at the picture's rim, and each pass, horizontal first, is rounded to 8 bits. "matlab"
-is MATLAB's imresize (SRDiff reference): the rim is mirrored; passes, vertical first, keep the number
-type of their input, so pictures of 8 bits are rounded after each and floats never. "srdiff" is
+Bicubic resizing follows one of three rules. "pil" is Pillow's (SR3 reference): the kernel is cut
+off and renormalised at the picture's rim, and each pass, horizontal first, is rounded to 8 bits.
+"matlab" is MATLAB's imresize (SRDiff reference): the rim is mirrored; passes, vertical first, keep
+the number type of their input, so 8 bits are rounded after each pass and floats never. "srdiff" is
 "matlab" with the darker scale that the public SRDiff was trained with.
 """
 
