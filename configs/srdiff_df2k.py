@@ -7,9 +7,10 @@ r"""SRDiff with the area mask on photographs, 40 -> 160: the residual is diffuse
 
 A UNet of 12,934,915 parameters on the features of the encoder that rrdb_df2k.py trains; cosine
 schedule, T=100, Adam 2e-4, batch 64, 400,000 steps, as the public SRDiff. The baseline is the
-same with --config.mask.enabled=False and a --workdir of its own. Meant for one accelerator.
-The base method's public implementation reports, by its own protocol: PSNR 27.160, SSIM .786,
-LPIPS .129, LR-PSNR 53.675. It keeps no average of its weights; this does.
+same with --config.mask.enabled=False and a --workdir of its own. Meant for one accelerator. What
+the mask reaches at this size was not measured. The base method's public implementation reports, by
+its own protocol: PSNR 27.160, SSIM .786, LPIPS .129, LR-PSNR 53.675. It neither flips pictures
+nor keeps an average of its weights; this does both.
 """
 
 from ml_collections import ConfigDict
@@ -21,6 +22,7 @@ def get_config() -> ConfigDict:
     """SRDiff 40 -> 160."""
     c = default.get_config()
     data_sets.df2k(c)
+    c.data.flip = False  # as there
     # Random squares of 160 in tiles of 320, as the public SRDiff takes them.
     c.data.hr_size = c.data.stride = 320
     c.data.patch = 160

@@ -13,6 +13,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
+from jaxtyping import install_import_hook
+
+# Every call that a test makes is checked against the annotations of shapes and types.
+install_import_hook("yoda_jax", "typeguard.typechecked")
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: whole jobs and processes; `launch/test.sh -m slow`")

@@ -1,5 +1,6 @@
 """Names and shapes of the releases of DINO, and a tiny DINOv2; the numbers are drawn."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,13 +15,14 @@ KEYS = {
     "dino_resnet50": json.loads((GOLDEN / "resnet50_keys.json").read_text()),
 }
 TINY = VisionTransformer(patch=14, features=12, depth=2, heads=2, grid=3, layer_scale=True)
+TINY_REGISTERS = dataclasses.replace(TINY, registers=4, offset=0.0, antialias=True)
 
 
 def zeros(keys, dtype=np.float32):
     return {name: np.zeros(shape, dtype) for name, shape in keys.items()}
 
 
-def dinov2_entries():
+def dinov2_entries(registers=0):
     """A tiny DINOv2 under its official names."""
     c = TINY.features
     keys = {
@@ -30,6 +32,8 @@ def dinov2_entries():
         "patch_embed.proj.weight": (c, 3, 14, 14),
         "patch_embed.proj.bias": (c,),
     }
+    if registers:
+        keys["register_tokens"] = (1, registers, c)
     for block in ("blocks.0.", "blocks.1."):
         keys |= {
             f"{block}attn.qkv.weight": (3 * c, c),

@@ -8,8 +8,9 @@ from golden import sr3
 from golden.recipe import recipe
 
 from configs import demo
+from yoda_jax.configuration import restore
 from yoda_jax.diffusion.schedule import linear
-from yoda_jax.jobs import evaluate, parts
+from yoda_jax.runs import Run
 
 
 def configuration(name="sr3", **fields):
@@ -46,9 +47,10 @@ def sr3_entries():
 
 
 def parameters_of(config, workdir):
-    params, _, step = evaluate.load_weights(parts.complete(config, str(workdir)), str(workdir))
-    assert step == 0
-    return params
+    run = Run(workdir)
+    weights = restore.weights(restore.with_encoder(config, run), run)
+    assert weights.step == 0
+    return weights.params
 
 
 def assert_equal(found, expected):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import data_sets, default, sr3_celeba_hq, sr3_ffhq, sr3_photos
-from yoda_jax.jobs import validation
+from yoda_jax.configuration import fields
 from yoda_jax.models.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]
@@ -86,13 +86,13 @@ def test_every_field_is_read_somewhere():
 
 
 def test_checks_name_fields_that_exist():
-    named = {*validation._CHOICES, *validation._POSITIVE, *validation._SHARES}
+    named = {*fields._CHOICES, *fields._AT_LEAST[0], *fields._AT_LEAST[1], *fields._SHARES}
     assert named <= fields_of(default.get_config())
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_are_valid_and_have_no_field_of_their_own(name):
-    validation.validate(SHIPPED[name])
+    fields.validate(SHIPPED[name], SHIPPED[name].mode)
     assert fields_of(SHIPPED[name]) == fields_of(default.get_config())
 
 
@@ -133,7 +133,7 @@ def test_folders_are_asked_for_and_catalogued_sets_are_not():
     asked = {name for name in data_sets.DATA_SETS if not data_sets.get_config(name).data.train}
     assert asked == {"ffhq", "df2k"}
     with pytest.raises(ValueError, match="--config.data.train is not set"):
-        validation.require_source(data_sets.get_config("df2k"))
+        fields.require_source(data_sets.get_config("df2k"))
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ from skimage import data
 from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder as celeb_a
 
 from configs import data_sets, sr3_celeba_hq, sr3_ffhq, sr3_photos
+from yoda_jax.configuration import fields as checks
 from yoda_jax.data.decode import decode_picture
 from yoda_jax.data.degrade import downsample, fit
 from yoda_jax.data.photos import open_source
 from yoda_jax.data.records import Records
 from yoda_jax.errors import UserError
-from yoda_jax.jobs import precompute, validation
+from yoda_jax.jobs import precompute
 
 PHOTOS = (data.astronaut(), data.coffee(), data.chelsea(), data.rocket())
 
@@ -182,8 +183,8 @@ def test_data_set_from_its_layout_to_records(layout, tmp_path, monkeypatch):
     name, make, experiment = LAYOUTS[layout]
     fields, train, held = make(tmp_path, monkeypatch)
     config = shrunk(data_sets.get_config(name), fields, tmp_path / "records")
-    validation.validate(config)
-    validation.require_source(config)
+    checks.validate(config, config.mode)
+    checks.require_source(config)
     assert len(open_source(config.data.train, config.data.tfds_dir or None)) == len(train)
     precompute.run(config, str(tmp_path / "run"))
 
@@ -210,7 +211,7 @@ def test_data_set_from_its_layout_to_records(layout, tmp_path, monkeypatch):
 
     if experiment is None:
         return
-    monkeypatch.setattr(precompute, "open_source", None)  # nothing is to be made again
+    monkeypatch.setattr(precompute, "write_shard", None)  # nothing is to be made again
     again = shrunk(experiment(), fields, tmp_path / "records")
     precompute.run(again, str(tmp_path / "experiment"))
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from command_line import ROOT, TINY, command
 
+pytestmark = pytest.mark.slow
 SETTINGS = [
     "--config=configs/demo.py",
     "--mode=train",
     *TINY,
     "--config.train.steps=4",
-    "--config.train.sample_every=4",
+    "--config.train.eval_every=4",
     "--config.eval.batch_size=4",
     "--config.eval.pictures=5",
 ]

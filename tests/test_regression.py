@@ -8,8 +8,6 @@ import pytest
 
 from yoda_jax.pictures import upsample
 from yoda_jax.regression import Regression
-from yoda_jax.sampling import BatchSampler
-from yoda_jax.training.sharding import make_mesh
 
 
 class Doubled(nn.Module):
@@ -51,12 +49,14 @@ def test_loss_is_the_mean_distance_to_the_picture(batch):
     assert float(squared) == pytest.approx(((picture - hr) ** 2).mean(), rel=1e-5)
 
 
-def test_sampler_gives_the_networks_picture_whatever_mask_and_seed(batch):
-    inputs = {name: batch[name] for name in ("lr", "attention")}
-    ids = np.arange(8)
-    found = BatchSampler(METHOD, make_mesh())(PARAMS, ids, inputs, seed=1)
+def test_samples_are_the_networks_pictures_whatever_noise_and_attention(batch):
+    keys, shares = jax.random.split(jax.random.key(0), 8), []
+    found, finite = METHOD.sample(PARAMS, keys, batch["lr"], batch["attention"], shares.append)
     expected = 0.5 * (batch["lr"] / 127.5 - 1).repeat(4, axis=1).repeat(4, axis=2)
     np.testing.assert_allclose(found, np.rint(127.5 * (expected + 1)), atol=1)
-    other = {**inputs, "attention": inputs["attention"] + 255}
-    again = BatchSampler(METHOD.with_mask(True), make_mesh())(PARAMS, ids, other, seed=2)
+    assert finite and shares == [1.0]
+    again, _ = METHOD.sample(PARAMS, keys[::-1], batch["lr"], batch["attention"] + 255)
     np.testing.assert_array_equal(found, again)
+    _, finite = METHOD.sample({"gain": jnp.nan}, keys, batch["lr"], batch["attention"])
+    assert not finite
+    np.testing.assert_array_equal(METHOD.diffused(batch["attention"]), np.zeros(8))

@@ -10,20 +10,24 @@ import pytest
 from jax.sharding import Mesh
 
 from yoda_jax.diffusion.formulation import SR3
+from yoda_jax.diffusion.mask import Mask
 from yoda_jax.diffusion.schedule import linear
 from yoda_jax.errors import UserError
 from yoda_jax.models.sr3 import SR3UNet
-from yoda_jax.sampling import BatchSampler, local_rows
-from yoda_jax.training.sharding import make_mesh, place
+from yoda_jax.sampling import local_rows, sample_rows
+from yoda_jax.training.sharding import make_mesh, share_out
 from yoda_jax.yoda import Yoda
 
 NETWORK = SR3UNet(features=8, multipliers=(1,), blocks=1, groups=4, attention_resolutions=())
-YODA = Yoda(NETWORK, SR3, linear(40, 1e-4, 0.3), sampling_steps=20, scale=2, resampling="pil")
+BETAS = linear(40, 1e-4, 0.3)
+YODA = Yoda(NETWORK, SR3, BETAS, sampling_steps=20, scale=2, resampling="pil", mask=Mask())
 IDS = np.array([5, 3, 0, 12, 7, 100, 2, 9])
 
 
 class Halved(nn.Module):
     """A network without weights that compiles quickly."""
+
+    continuous_level = True
 
     def condition(self, lr, lr_up):
         return lr_up
@@ -51,7 +55,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def sampler():
-    return partial(BatchSampler(YODA, make_mesh()), seed=1)
+    return partial(sample_rows, YODA, make_mesh(), seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +77,7 @@ def assert_same(found, expected):
 def test_eight_devices_give_the_pictures_of_one(pictures, params, rows):
     assert jax.device_count() == 8
     one = Mesh(np.array(jax.devices()[:1]), ("data",))
-    assert_same(BatchSampler(YODA, one)(params, IDS, rows, seed=1), pictures)
+    assert_same(sample_rows(YODA, one, params, IDS, rows, 1), pictures)
     assert pictures.shape == (8, 8, 8, 3) and pictures.dtype == np.uint8
 
 
@@ -90,8 +94,8 @@ def test_a_picture_depends_on_seed_and_id_alone(sampler, pictures, params, rows)
 
 
 def test_another_seed_gives_other_pictures(rows):
-    simple = dataclasses.replace(YODA, network=Halved(), sampling_steps=2, lower_bound=1.0)
-    one, other = (BatchSampler(simple, make_mesh())({}, IDS, rows, seed) for seed in (1, 2))
+    simple = dataclasses.replace(YODA, network=Halved(), sampling_steps=2, mask=None)
+    one, other = (sample_rows(simple, make_mesh(), {}, IDS, rows, seed) for seed in (1, 2))
     assert ((other != one).mean((1, 2, 3)) > 0.2).all()
 
 
@@ -107,4 +111,4 @@ def test_diverged_weights_are_refused(sampler, params, rows):
 
 def test_rows_come_back_in_the_order_they_were_placed():
     values = np.arange(16).reshape(8, 2)
-    np.testing.assert_array_equal(local_rows(place(make_mesh(), {"v": values})["v"]), values)
+    np.testing.assert_array_equal(local_rows(share_out(make_mesh(), {"v": values})["v"]), values)

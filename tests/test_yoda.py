@@ -1,7 +1,6 @@
 """The method around a network: what training and sampling hand it, and that they hand the same."""
 
 import dataclasses
-from functools import cache
 
 import flax.linen as nn
 import jax
@@ -14,6 +13,7 @@ from skimage import data
 from yoda_jax.data.degrade import downsample
 from yoda_jax.diffusion.formulation import SR3, SRDIFF
 from yoda_jax.diffusion.loss import training_loss
+from yoda_jax.diffusion.mask import Mask
 from yoda_jax.diffusion.sampler import frame_noise, sample
 from yoda_jax.diffusion.schedule import linear, noise_schedule
 from yoda_jax.models.sr3 import SR3UNet
@@ -25,6 +25,8 @@ SEEN = {}
 
 class Pointwise(nn.Module):
     """A network of one dense layer a pixel that notes what it is shown."""
+
+    continuous_level = True
 
     def setup(self):
         self.picture, self.out = nn.Dense(4), nn.Dense(3)
@@ -39,19 +41,29 @@ class Pointwise(nn.Module):
         return jnp.tanh(self.out(seen))
 
 
+class PointwiseOfSteps(Pointwise):
+    """The same, told the step."""
+
+    continuous_level = False
+
+
 BETAS = linear(20, 1e-4, 0.4)
-YODA = Yoda(Pointwise(), SR3, BETAS, sampling_steps=4, scale=4, resampling="pil", lower_bound=0.0)
+YODA = Yoda(
+    Pointwise(),
+    SR3,
+    BETAS,
+    sampling_steps=4,
+    scale=4,
+    resampling="pil",
+    mask=Mask(lower_bound=0.0, times="uniform"),
+)
 SRDIFF_YODA = dataclasses.replace(
     YODA,
+    network=PointwiseOfSteps(),
     formulation=SRDIFF,
     resampling="matlab",
-    continuous_level=False,
-    context="lr",
-    loss_norm="area",
+    mask=Mask(0.1, times="area", loss_norm="area", context="lr", network_input="masked"),
     penalty="l2",
-    times="area",
-    lower_bound=0.1,
-    network_input="masked",
 )
 # The default generator takes ten times as long to compile.
 KEY = jax.random.key(2, impl="unsafe_rbg")
@@ -76,20 +88,11 @@ def batch():
     return {"hr": hr, "lr": lr, "attention": attention}
 
 
-@cache
-def compiled(yoda):
-    return jax.jit(yoda.start), jax.jit(yoda.condition), jax.jit(yoda.advance)
-
-
 def sampled(yoda, params, batch):
-    """z_0 by start and two portions of advance."""
-    start, condition, advance = compiled(yoda)
-    z = start(KEYS, batch["lr"])
-    for steps in np.array([[4, 3], [2, 1]]):
-        z = advance(
-            params, condition(params, batch["lr"]), KEYS, batch["lr"], batch["attention"], z, steps
-        )
-    return z
+    """The 8-bit pictures as whole numbers that can be subtracted."""
+    pictures, finite = yoda.sample(params, KEYS, batch["lr"], batch["attention"])
+    assert pictures.dtype == np.uint8 and finite
+    return np.asarray(pictures, int)
 
 
 @pytest.mark.parametrize("resampling", ["pil", "matlab"])
@@ -124,16 +127,13 @@ def test_loss_is_the_training_objective_of_the_pictures(params, batch, yoda):
         predict,
         jax.random.split(KEY)[0],
         noise_schedule(BETAS),
-        yoda.formulation.encode(hr, lr_up),
-        yoda.formulation.base(lr_up),
+        yoda.formulation,
+        hr,
+        lr_up,
         batch["attention"] / np.float32(255),
-        lower_bound=yoda.lower_bound,
-        norm=yoda.loss_norm,
+        yoda.mask,
         penalty=yoda.penalty,
-        times=yoda.times,
-        context=yoda.context,
-        network_input=yoda.network_input,
-        continuous=yoda.continuous_level,
+        continuous=yoda.network.continuous_level,
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for found, value in zip(diagnostics, measured, strict=True):
@@ -147,65 +147,78 @@ def test_loss_reaches_every_parameter_the_conditions_included(params, batch):
 
 
 @BOTH
-def test_base_method_alone_is_attention_of_255(params, batch, yoda):
-    plain = dataclasses.replace(yoda, masked=False)
+@pytest.mark.parametrize("lower_bound", [0.1, -0.5])
+def test_without_a_mask_attention_means_nothing(params, batch, yoda, lower_bound):
+    """Whatever the lower bound of a mask is: that of attention 255 is the base method."""
+    plain = dataclasses.replace(yoda, mask=None)
+    mask = dataclasses.replace(yoda.mask, lower_bound=lower_bound)
     full = {**batch, "attention": np.full_like(batch["attention"], 255)}
+    everywhere = dataclasses.replace(yoda, mask=dataclasses.replace(mask, lower_bound=0.1))
     for found, expected in zip(
         jax.tree.leaves(plain.loss(params, KEY, batch)),
-        jax.tree.leaves(yoda.loss(params, KEY, full)),
+        jax.tree.leaves(everywhere.loss(params, KEY, full)),
         strict=True,
     ):
-        np.testing.assert_array_equal(found, expected)
-    expected = sampled(yoda, params, full)
-    np.testing.assert_allclose(sampled(plain, params, batch), expected, atol=1e-6)
-    assert np.abs(sampled(yoda, params, batch) - expected).max() > 0.05
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    expected = sampled(everywhere, params, full)
+    assert np.abs(sampled(plain, params, batch) - expected).max() <= 1
+    masked = dataclasses.replace(yoda, mask=mask)
+    assert np.abs(sampled(masked, params, batch) - expected).max() > 6
+    np.testing.assert_array_equal(plain.diffused(batch["attention"]), 1)
+    share = np.clip(batch["attention"] / 255 + lower_bound, 0, 1).mean((1, 2, 3))
+    np.testing.assert_allclose(masked.diffused(batch["attention"]), share, rtol=1e-5)
 
 
 @BOTH
-def test_start_advance_finish_is_one_sample(params, batch, yoda):
-    schedule, lr_up = noise_schedule(BETAS, 4), upsample(batch["lr"], 4, yoda.resampling)
+@pytest.mark.parametrize("steps", [4, 7, 20])
+def test_portions_of_the_chain_are_one_sample(params, batch, yoda, steps):
+    """Seven steps cannot be divided into portions of equal length."""
+    yoda = dataclasses.replace(yoda, sampling_steps=steps)
+    schedule, lr_up = noise_schedule(BETAS, steps), upsample(batch["lr"], 4, yoda.resampling)
     lr = jnp.asarray(batch["lr"], jnp.float32) / 127.5 - 1
 
     @jax.jit
     def whole(params):
         variables = {"params": params}
         condition = yoda.network.apply(variables, lr, lr_up, method="condition")
-        level = schedule.signal if yoda.continuous_level else schedule.index
+        level = schedule.signal if yoda.network.continuous_level else schedule.index
         return sample(
             lambda z, t: yoda.network.apply(variables, z, level[t], condition),
             schedule,
             frame_noise(KEYS, (16, 16, 3)),
             yoda.formulation.base(lr_up),
             batch["attention"] / np.float32(255),
-            lower_bound=yoda.lower_bound,
-            network_input=yoda.network_input,
+            mask=yoda.mask,
         )
 
-    expected = whole(params)
-    z = sampled(yoda, params, batch)
-    np.testing.assert_allclose(z, expected, atol=1e-5)
-    pictures, finite = yoda.finish(batch["lr"], z)
-    levels = 127.5 * (np.asarray(yoda.formulation.decode(expected, lr_up), np.float64) + 1)
-    assert pictures.dtype == np.uint8 and finite.all()
-    assert np.abs(pictures - np.clip(levels, 0, 255)).max() < 0.51
-    # Indices of the schedule of training, at every fifth step.
-    np.testing.assert_array_equal(yoda.schedule().index[1:], [4, 9, 14, 19])
+    picture = yoda.formulation.decode(whole(params), lr_up)
+    levels = np.clip(127.5 * (np.asarray(picture, np.float64) + 1), 0, 255)
+    shares = []
+    pictures, _ = yoda.sample(params, KEYS, batch["lr"], batch["attention"], shares.append)
+    assert np.abs(pictures - levels).max() < 0.51
+    np.testing.assert_allclose(shares, np.arange(1, len(shares) + 1) / len(shares))
+    assert len(shares) == {4: 4, 7: 7, 20: 10}[steps]
+
+
+def test_the_chain_has_the_indices_of_training():
+    np.testing.assert_array_equal(YODA.schedule().index[1:], [4, 9, 14, 19])
 
 
 def test_without_attention_and_bound_the_result_is_the_upsampled_picture(params, batch):
     dark = {**batch, "attention": np.zeros_like(batch["attention"])}
-    pictures, _ = YODA.finish(batch["lr"], sampled(YODA, params, dark))
     expected = 127.5 * (np.asarray(upsample(batch["lr"], 4, "pil")) + 1)
-    assert np.abs(pictures - expected).max() < 1e-3
+    assert np.abs(sampled(YODA, params, dark) - expected).max() < 1e-3
 
 
-def test_finish_rounds_clips_and_names_the_pictures_that_are_not_finite(batch):
+def test_pictures_are_rounded_and_clipped_and_have_to_be_finite(batch):
     z = np.zeros((3, 16, 16, 3), np.float32)
     z[0, 0, 0] = [-3, 3, 100.4 / 127.5 - 1]
-    z[1, 5, 5, 0], z[2, 5, 5, 0] = np.nan, np.inf
-    pictures, finite = YODA.finish(batch["lr"], z)
+    pictures, finite = YODA._finish(None, batch["lr"], z)
     np.testing.assert_array_equal(pictures[0, 0, 0], [0, 255, 100])
-    np.testing.assert_array_equal(finite, [True, False, False])
+    assert finite
+    for value in (np.nan, np.inf):
+        z[1, 5, 5, 0] = value
+        assert not YODA._finish(None, batch["lr"], z)[1]
 
 
 def test_parameters_do_not_depend_on_the_pictures_size():

@@ -1,21 +1,26 @@
 """The command line: `python -m yoda_jax.main --config=FILE [--mode=...] [--workdir=...]`."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is first imported
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
+from yoda_jax import logs
+from yoda_jax.configuration import fields, restore
 from yoda_jax.errors import UserError
-from yoda_jax.jobs import console, validation
-from yoda_jax.training.sharding import join_processes, use_all_cpu_cores
+from yoda_jax.processes import ending_together, join_processes
+from yoda_jax.runs import Run, located
+from yoda_jax.training.checkpoint_folder import CheckpointFolder
+from yoda_jax.training.sharding import start_devices, use_all_cpu_cores
 
 # Mode -> module in yoda_jax.jobs.
 JOBS = {
@@ -28,8 +33,16 @@ JOBS = {
     "import": "import_weights",
     "export": "export_weights",
 }
+# Modes that take a run's own configuration where none is given.
+_OF_A_RUN = ("eval", "export", "show")
+# Modes for which no pictures need to be named.
+_WITHOUT_SOURCE = ("show", "import", "export")
+# What only some modes take: flag -> modes.
+_TAKEN_BY = {"input": ("import",), "output": ("export",), "step": ("eval", "export")}
+_NEEDED = ("input", "output")
+# Errors of a file that a user can mend; others are ours and keep their traceback.
+_OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _MODE = flags.DEFINE_enum("mode", None, list(JOBS), "What to do; default: the configuration's.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of checkpoints, logs and reports.")
 _DISTRIBUTED = flags.DEFINE_string(
@@ -38,65 +51,101 @@ _DISTRIBUTED = flags.DEFINE_string(
     "Several processes: none, auto (TPU pods, clusters), or "
     "HOST:PORT,COUNT,INDEX with the address of process 0.",
 )
-_PATHS = {
-    "import": flags.DEFINE_string("input", None, "Of mode import: a checkpoint file."),
-    "export": flags.DEFINE_string("output", None, "Of mode export: a .safetensors file."),
-}
+flags.DEFINE_string("input", None, "Of mode import: a checkpoint file.")
+flags.DEFINE_string("output", None, "Of mode export: a .safetensors file.")
+flags.DEFINE_integer("step", None, "Of modes eval and export: an older checkpoint.")
 
 
-def _configuration() -> tuple[ConfigDict, str, str]:
-    """The validated configuration with mode and workdir. Raises UserError."""
-    if _CONFIG.value is None:
-        raise UserError("--config is not set; give a file, for example --config=configs/demo.py.")
-    # A variant may follow the file's name after a colon.
-    path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+def _define_config(argv: Sequence[str]) -> None:
+    """Defines the flag --config: a file, or a run's own configuration.
+
+    Without a file, eval and export of a workdir take the configuration of its checkpoint, so that
+    --config.field=... can change a field of it.
+    """
+    given = flags.FlagValues()
+    flags.DEFINE_string("config", "", "", flag_values=given)
+    flags.DEFINE_string("mode", "", "", flag_values=given)
+    flags.DEFINE_string("workdir", "", "", flag_values=given)
+    flags.DEFINE_integer("step", None, "", flag_values=given)
+    given(argv, known_only=True)
+    if not given.config and given.workdir and given.mode in _OF_A_RUN:
+        config = restore.configuration(Run(given.workdir), given.step)
+        if config is None:
+            steps = CheckpointFolder(Run(given.workdir).checkpoints).steps()
+            found = f" of step {given.step}, but of {', '.join(map(str, steps))}" if steps else ""
+            raise UserError(
+                f"{Run(given.workdir)} holds no checkpoint{found}; give the --workdir of a run "
+                "that saved one, or a --config."
+            )
+        config_flags.DEFINE_config_dict("config", config)
+        return
+    path = given.config.partition(":")[0]  # a variant may follow
+    if not path:
+        raise UserError(
+            "--config is not set; give a file, for example --config=configs/demo.py (eval, export "
+            "and show of a --workdir need none)."
+        )
     if not Path(path).is_file():
         raise UserError(f"--config={path} does not exist; give a file, see configs/.")
-    config = _CONFIG.value
-    mode = _MODE.value or config.mode
-    if mode not in JOBS:
-        raise UserError(f"--config.mode must be one of {', '.join(JOBS)}, found {mode!r}.")
-    validation.validate(config)
-    if mode not in ("show", *_PATHS):
-        validation.require_source(config)
-    return config, mode, _WORKDIR.value or config.workdir or f"runs/{Path(path).stem}"
+    config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 
 
 def _run(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"Unknown argument {argv[1]!r}; every option starts with --.")
-    config, mode, workdir = _configuration()
-    paths = _paths(mode)
-    use_all_cpu_cores(config.train.batch_size)
+    config = flags.FLAGS.config
+    mode = _MODE.value or config.mode
+    if mode not in JOBS:
+        raise UserError(f"--config.mode must be one of {', '.join(JOBS)}, found {mode!r}.")
+    fields.validate(config, mode)
+    if mode not in _WITHOUT_SOURCE:
+        fields.require_source(config)
+    options = _options(mode)
+    workdir = _WORKDIR.value or config.workdir or f"runs/{Path(_config_file()).stem}"
+    train = config.train
+    use_all_cpu_cores((train.batch_size // train.accumulate, config.eval.batch_size))
     join_processes(_DISTRIBUTED.value)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/yoda_jax")
-    jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser()))
-    logging.info(
-        "%s in %s: process %d of %d, %d %s devices in all",
-        mode,
-        workdir,
-        jax.process_index(),
-        jax.process_count(),
-        jax.device_count(),
-        jax.default_backend(),
-    )
-    import_module(f"yoda_jax.jobs.{JOBS[mode]}").run(config, workdir, **paths)
+    jax.config.update("jax_compilation_cache_dir", os.fspath(located(cache)))
+    with ending_together():
+        start_devices()
+        logging.info(
+            "%s in %s: process %d of %d, %d %s devices in all",
+            *(mode, workdir, jax.process_index(), jax.process_count(), jax.device_count()),
+            jax.default_backend(),
+        )
+        if mode not in ("precompute", "import"):
+            runs = [Run(workdir), *(Run(workdir).within(half) for half in ("base", "yoda"))]
+            config = restore.with_encoder(config, *runs)
+        import_module(f"yoda_jax.jobs.{JOBS[mode]}").run(config, workdir, **options)
 
 
-def _paths(mode: str) -> dict[str, str]:
-    """The mode's own path, if it has one. Raises UserError for one too many or too few."""
-    given = {flag.name: flag.value for flag in _PATHS.values() if flag.value}
-    wanted = [_PATHS[mode].name] if mode in _PATHS else []
-    if list(given) != wanted:
-        expected = f"--{wanted[0]}=FILE" if wanted else "neither --input nor --output"
-        raise UserError(f"--mode={mode} needs {expected}, found {', '.join(given) or 'neither'}.")
-    return given
+def _config_file() -> str:
+    """The configuration's file; a variant may follow its name after a colon."""
+    return config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+
+
+def _options(mode: str) -> dict[str, Any]:
+    """What the mode takes besides; raises UserError for one too many or too few."""
+    options = {}
+    for name, modes in _TAKEN_BY.items():
+        value = flags.FLAGS[name].value
+        if value is not None and mode not in modes:
+            raise UserError(f"--{name} is of --mode={' or '.join(modes)}, found --mode={mode}.")
+        if mode in modes and name in _NEEDED and not value:
+            raise UserError(f"--mode={mode} needs --{name}=FILE, found none.")
+        if mode in modes:
+            options[name] = value
+    return options
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses the flags; a wrong one ends the program like any other mistake."""
     try:
+        _define_config(argv)
         return flags.FLAGS(argv)
+    except UserError as error:
+        _fail(error)
     except AttributeError as error:  # what ml_collections raises for an unknown field
         _fail(f"The configuration has no such field: {' '.join(str(error).split())}")
     except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as error:
@@ -110,14 +159,18 @@ def _fail(message: object) -> NoReturn:
 
 def main() -> None:
     """Runs a job; a user's mistake ends it with one sentence and status 2."""
-    console.set_up_log()
+    logs.set_up_log()
     jax.config.config_with_absl()
 
     def run(argv: Sequence[str]) -> None:
         try:
             _run(argv)
-        except (UserError, OSError) as error:
+        except UserError as error:
             _fail(error)
+        except OSError as error:
+            if error.errno not in _OF_THE_SYSTEM or not error.filename:
+                raise
+            _fail(f"{error.filename} cannot be used: {error.strerror.lower()}.")
 
     app.run(run, flags_parser=_parse)
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
-from yoda_jax.errors import UserError
+from yoda_jax.arrays import Array
 
 Resampling = Literal["pil", "matlab", "srdiff"]
 
@@ -69,8 +69,6 @@ def resize_matrix(
 
     c_i = (i + 1/2) size_in / size_out is the centre of output pixel i in the input and
     s = max(size_in / size_out, 1). Rows sum to 1. The array is float64 and read-only.
-
-    Raises `UserError` on an unknown rule.
     """
     ratio = size_in / size_out
     width = max(ratio, 1.0)
@@ -81,11 +79,9 @@ def resize_matrix(
     if resampling == "pil":
         weights[(taps < 0) | (taps >= size_in)] = 0
         taps = np.clip(taps, 0, size_in - 1)
-    elif resampling in ("matlab", "srdiff"):
+    else:
         taps %= 2 * size_in
         taps = np.minimum(taps, 2 * size_in - 1 - taps)
-    else:
-        raise UserError(f"data.resampling must be pil, matlab or srdiff, found {resampling!r}.")
     matrix = np.zeros((size_out, size_in))
     np.add.at(matrix, (np.arange(size_out)[:, None], taps), weights)
     matrix /= matrix.sum(axis=1, keepdims=True)
@@ -93,11 +89,11 @@ def resize_matrix(
     return matrix
 
 
-def _matmul(axes: str, matrix: np.ndarray, x: Float[Array, "B h w 3"]) -> Float[Array, "B h w 3"]:
+def _matmul(axes: str, matrix: np.ndarray, x: Float[Array, "B h w 3"]) -> Float[Array, "B _ _ 3"]:
     return jnp.einsum(axes, matrix.astype(np.float32), x, precision="highest")
 
 
-def _pil_pass(axes: str, matrix: np.ndarray, x: Float[Array, "B h w 3"]) -> Float[Array, "B h w 3"]:
+def _pil_pass(axes: str, matrix: np.ndarray, x: Float[Array, "B h w 3"]) -> Float[Array, "B _ _ 3"]:
     """One pass of Pillow's resize: fixed-point weights, halves rounded up, clipped to 8 bits."""
     weights = np.round(matrix / _PIL_WEIGHT_UNIT) * _PIL_WEIGHT_UNIT
     return jnp.clip(jnp.floor(_matmul(axes, weights, x) + 0.5), 0, 255)

@@ -14,6 +14,7 @@ from yoda_jax.attention.classical import BANDWIDTH, CLASSICAL, ClassicalAttentio
 from yoda_jax.attention.maps import attention_map, quantise
 
 SIDE = 96
+MAPS = sorted(CLASSICAL.keys() - {"constant"})  # which look at the picture, or say "everywhere"
 
 
 def up_sampled(photo: np.ndarray, low: int = 32, side: int = SIDE) -> np.ndarray:
@@ -96,7 +97,7 @@ def test_maps_flip_with_the_picture(name, photo):
     np.testing.assert_allclose(flipped, heads[:, :, ::-1], atol=1e-5)
 
 
-@given(colour=st.tuples(*[st.integers(0, 255)] * 3), name=st.sampled_from(sorted(CLASSICAL)))
+@given(colour=st.tuples(*[st.integers(0, 255)] * 3), name=st.sampled_from(MAPS))
 @settings(max_examples=30, deadline=None)
 def test_a_picture_of_one_colour_is_diffused_everywhere(colour, name):
     photo = np.broadcast_to(np.array(colour, np.uint8), (40, 56, 3))
@@ -131,6 +132,12 @@ def test_many_pictures_come_in_order_with_a_cell_for_every_few_pixels(photo, cel
     for picture, heads in zip(pictures, attention(iter(pictures)), strict=True):
         expected = edges(picture, (picture.shape[0] // cell, 64 // cell))
         np.testing.assert_array_equal(heads, expected[None])
+
+
+def test_constant_attends_nowhere_and_uniform_everywhere(photo):
+    for source, level in (("constant", 0), ("uniform", 255)):
+        (heads,) = ClassicalAttention(source, 8, threads=1)([photo[:40, :56]])
+        assert (attention_map(*quantise(heads), (20, 28), "max") == level).all()
 
 
 def test_a_picture_smaller_than_a_cell_has_one(photo):

@@ -200,6 +200,8 @@ def test_stride_is_the_patch_of_a_vit_and_32_for_a_resnet():
         "dino_resnet50": 32,
         "dinov2_vits14": 14,
         "dinov2_vitb14": 14,
+        "dinov2_vits14_reg": 14,
+        "dinov2_vitb14_reg": 14,
     }
     assert {name: stride(network) for name, network in BACKBONES.items()} == expected
 

@@ -1,5 +1,6 @@
 """Stored heads, aggregation and normalisation: properties over drawn maps, and a real picture."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from skimage import data
 
 from yoda_jax.attention import maps
 from yoda_jax.attention.classical import edges
+from yoda_jax.diffusion.mask import diffused_fraction, diffused_steps
 from yoda_jax.errors import UserError
 
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=6)
@@ -92,7 +94,7 @@ def test_normalise_keeps_the_order_and_ignores_the_unit(attention, factor):
     np.testing.assert_allclose(maps.normalise(normal), normal, atol=1e-6)
 
 
-@given(st.floats(0, 1e4, width=32), st.integers(0, 99), st.floats(0, 1))
+@given(st.floats(2**-100, 1e4, width=32), st.integers(0, 99), st.floats(0, 1))
 @quick
 def test_a_constant_map_stored_or_not_becomes_ones(value, seed, noise):
     draws = np.random.default_rng(seed).random((2, 5, 4))
@@ -108,13 +110,59 @@ def test_two_stored_steps_are_content():
     assert attention[0, 0] == 0 and attention.sum() == 15 * 255
 
 
+@given(HEADS, SIZES, st.booleans())
+@quick
+def test_flat_is_the_mean_of_the_maximum_over_the_picture_in_every_part_of_it(heads, size, each):
+    stored = maps.quantise(heads)
+    normal = maps.normalise(maps.aggregate(maps.dequantise(*stored), "max", each)) * heads.any()
+    attention = maps.attention_map(*stored, size, "flat", each, (1, 2, 3, 4))
+    assert attention.shape == (3, 4, 1)
+    assert np.ptp(attention) == 0
+    assert abs(attention[0, 0, 0] - 255 * normal.mean(dtype=np.float64)) <= 0.501
+
+
+def test_flat_has_the_diffused_fraction_of_the_photographs_own_map():
+    """To half a stored step, as long as l has no clipping to do."""
+    photo = np.ascontiguousarray(data.astronaut()[::4, ::4])
+    stored = maps.quantise(edges(photo, (16, 16))[None])
+    own, flat = (
+        jnp.asarray(maps.attention_map(*stored, (128, 128), how) / 255) for how in ("max", "flat")
+    )
+    fractions = [float(diffused_fraction(a, 0.0)) for a in (own, flat)]
+    assert 0.1 < fractions[0] < 0.5
+    assert abs(fractions[0] - fractions[1]) < 0.6 / 255
+    steps = np.asarray(diffused_steps(flat, 0.05, 100))
+    assert np.ptp(steps) == 0 and abs(steps.flat[0] - 100 * (fractions[0] + 0.05)) < 1.2
+
+
+@given(
+    grid=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    size=SIZES,
+    how=st.sampled_from([*maps.AGGREGATES, "0"]),
+    lower_bound=st.integers(0, 10_000).map(lambda n: n / 10_000),  # as tuned ones are rounded
+    total=st.integers(1, 2000),
+)
+@quick
+def test_without_attention_every_pixel_is_diffused_for_the_lower_bound(
+    grid, size, how, lower_bound, total
+):
+    stored = maps.quantise(np.zeros((2, *grid), np.float32))
+    attention = maps.attention_map(*stored, size, how)
+    assert attention.shape == (*size, 1) and attention.dtype == np.uint8
+    assert (attention == 0).all()
+    nothing = jnp.asarray(attention / 255)
+    np.testing.assert_allclose(diffused_fraction(nothing, lower_bound), lower_bound, rtol=1e-5)
+    steps = np.asarray(diffused_steps(nothing, lower_bound, total))
+    assert np.ptp(steps) == 0 and abs(steps.flat[0] - total * lower_bound + 0.5) <= 0.50001
+
+
 @given(HEADS, st.sampled_from(["max", "mean", 0]), st.booleans())
 @quick
 def test_every_map_spans_the_eight_bits_on_its_grid(heads, how, normalise_heads):
     stored = maps.quantise(heads)
     attention = maps.attention_map(*stored, heads.shape[1:], how, normalise_heads)
     assert attention.shape == (*heads.shape[1:], 1) and attention.dtype == np.uint8
-    assert attention.max() == 255
+    assert attention.max() == (255 if heads.any() else 0)
     if has_content(maps.aggregate(maps.dequantise(*stored), how, normalise_heads)):
         assert attention.min() == 0
     else:

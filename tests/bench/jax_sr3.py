@@ -31,7 +31,7 @@ def side(hyper: tuple[Any, ...], entries: Entries, batch: Batch) -> Side:
         eps = network.apply({"params": params}, z, level, batch["lr_up"], method=predict)
         return jnp.abs(noise - eps).mean(), Diagnostics(jnp.ones(()), jnp.zeros(3))
 
-    placed = sharding.place(mesh, batch)
+    placed = sharding.share_out(mesh, batch)
     inputs = [placed[name] for name in ("noise", "level", "lr_up")]
     init = partial(network.init, method=predict)
     shapes = jax.eval_shape(init, jax.random.key(0), *inputs)["params"]

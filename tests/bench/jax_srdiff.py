@@ -40,7 +40,7 @@ def side(hyper: tuple[Any, ...], entries: Entries, batch: Batch) -> Side:
     def features_of(net: SRDiffUNet, lr: Array) -> Float[Array, "B h w C"]:
         return jnp.concatenate(net.encoder.features_of(lr)[2::3], axis=-1)
 
-    placed = sharding.place(mesh, batch)
+    placed = sharding.share_out(mesh, batch)
     shapes = jax.eval_shape(nn.init(predict, network), jax.random.key(0), placed)["params"]
     params = jax.device_put(from_reference(entries, shapes), sharding.replicated(mesh))
     variables = {"params": params}

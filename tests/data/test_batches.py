@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yoda_jax.attention.maps import attention_map
-from yoda_jax.data.batches import Batches, epoch_order, whole
+from yoda_jax.data.batches import Batches, epoch_order, maps, spread, whole
 from yoda_jax.errors import UserError
 from yoda_jax.prefetch import prefetch
 
@@ -206,3 +206,18 @@ def test_prefetched_batches_are_the_same():
     batches = make(patch=16)
     for step, batch in zip(range(5, 12), prefetch(batches, iter(range(5, 12)), 3), strict=True):
         assert_equal(batch, make(patch=16)(step))
+
+
+@pytest.mark.parametrize(("count", "length"), [(3, 9), (8, 2), (1, 5), (4, 4)])
+def test_spread_takes_the_centres_of_equal_stretches(count, length):
+    found = spread(count, length)
+    assert len(found) == min(count, length) == len(set(found))
+    assert found[0] == length - 1 - found[-1] or length % len(found) or len(found) % 2 == 0
+    assert found == sorted(found) and set(found) <= set(range(length))
+
+
+def test_maps_are_those_of_the_batches():
+    indices = [7, 0, 3]
+    for how in (("max", False), (1, True)):
+        expected = whole(EXAMPLES, indices, *how)["attention"]
+        np.testing.assert_array_equal(maps(EXAMPLES, indices, *how), expected)

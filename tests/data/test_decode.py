@@ -18,7 +18,6 @@ GREY = np.asarray(IMAGE.convert("L"))
 ALPHA = np.tile(np.linspace(0, 255, 150).astype(np.uint8), (100, 1))
 
 
-# The filter that `decode` sets is undone by pytest; test_decode_damaged.py checks it.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL.*")
 
 

@@ -10,16 +10,13 @@ from picture_files import encode, encode_tiff
 from PIL import Image
 from skimage import data
 
-from yoda_jax.data import decode
 from yoda_jax.data.decode import BadPicture, decode_picture
 from yoda_jax.errors import UserError
 
 PHOTO = np.ascontiguousarray(data.coffee()[::4, ::4])  # 100 x 150 x 3
 IMAGE = Image.fromarray(PHOTO)
 
-# The filter that `decode` sets is undone by pytest; `test_decoders_stay_silent` checks it.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL.*")
-
 
 PNG = encode(IMAGE, "PNG")
 JPEG = encode(IMAGE, "JPEG")
@@ -65,17 +62,24 @@ def test_missing_file_is_a_bad_picture(tmp_path):
 
 def test_size_is_checked_before_decoding():
     huge = bytearray(PNG)
-    for side in (20_000, 8_000):  # above Pillow's own limit, and between ours and Pillow's
+    for side in (20_000, 17_000):  # above and below twice Pillow's own limit
         huge[16:24] = side.to_bytes(4, "big") + (15_000).to_bytes(4, "big")
         huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
-        with pytest.raises(BadPicture, match="limit of 100000000"):
+        with pytest.raises(BadPicture, match="limit of 250000000 pixels; raise"):
             decode_picture(bytes(huge), "huge.png")
 
 
-def test_size_of_a_deep_tiff_is_checked(monkeypatch):
-    monkeypatch.setattr(decode, "MAX_PIXELS", 100 * 150 - 1)
-    with pytest.raises(BadPicture, match="150 x 100 exceeds the limit of 14999 pixels"):
-        decode_picture(DEEP_TIFF, "deep.tif")
+def test_the_limit_is_the_callers():
+    for file in (PNG, JPEG, DEEP_TIFF):
+        with pytest.raises(BadPicture, match="150 x 100 exceeds the limit of 14999 pixels"):
+            decode_picture(file, "picture", 14_999)
+        assert decode_picture(file, "picture", 15_000).shape == PHOTO.shape
+
+
+def test_the_photographs_of_telephones_are_decoded():
+    """108 megapixels, in one bit to be quick: above the limit that Pillow keeps for a process."""
+    file = encode(Image.new("1", (12_000, 16_000), 1), "PNG")
+    assert decode_picture(file, "phone.png").shape == (16_000, 12_000, 3)
 
 
 def test_decoders_stay_silent(tmp_path):
@@ -87,10 +91,11 @@ def test_decoders_stay_silent(tmp_path):
         (tmp_path / str(index)).write_bytes(file)
     program = (
         "import sys\n"
-        "from yoda_jax.data.decode import BadPicture, decode_picture\n"
-        "for path in sys.argv[1:]:\n"
-        "    try: decode_picture(path, path)\n"
-        "    except BadPicture as bad: print(bad)\n"
+        "from yoda_jax.data.decode import BadPicture, decode_picture, silent_decoders\n"
+        "with silent_decoders():\n"
+        "    for path in sys.argv[1:]:\n"
+        "        try: decode_picture(path, path)\n"
+        "        except BadPicture as bad: print(bad)\n"
     )
     paths = [str(tmp_path / str(index)) for index in range(len(files))]
     for flags in ([], ["-W", "error:::PIL"]):
@@ -99,3 +104,21 @@ def test_decoders_stay_silent(tmp_path):
         )
         assert done.returncode == 0 and done.stderr == ""
         assert len(done.stdout.splitlines()) == 4
+
+
+def test_nothing_of_the_process_changes():
+    """Neither on import nor by decoding, nor after decoders were silent for a while."""
+    program = (
+        "import logging, warnings, PIL.Image, PIL.PngImagePlugin, tifffile\n"
+        "def state():\n"
+        "    return [list(warnings.filters), logging.getLogger('tifffile').level,\n"
+        "        PIL.Image.MAX_IMAGE_PIXELS, PIL.PngImagePlugin.MAX_TEXT_CHUNK]\n"
+        "before = state()\n"
+        "from yoda_jax.data.decode import decode_picture, silent_decoders\n"
+        "import sys\n"
+        "decode_picture(sys.stdin.buffer.read(), 'picture')\n"
+        "assert state() == before, state()\n"
+        "with silent_decoders(): assert state() != before\n"
+        "assert state() == before, state()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], input=PNG, check=True)

@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from skimage import data
 
+from yoda_jax.data.contents import shared
 from yoda_jax.data.photos import hold_out, open_source
 from yoda_jax.errors import UserError
 
@@ -97,6 +98,78 @@ def test_tfds_split_and_hold_out(prepared):
     (name, load), (whole_name, whole_load) = next(held.read(1, 2)), next(source.read(37, 38))
     assert name == whole_name
     np.testing.assert_array_equal(load(), whole_load())
+
+
+def indices(spec, data_dir):
+    names = names_of(open_source(f"tfds:numbered_photos{spec}", data_dir))
+    return [(name.split("-")[1], int(name[-8:])) for name in names]
+
+
+SLICES = {
+    "train[:50%]": [("train", i) for i in range(20)],
+    "train[37:]": [("train", i) for i in (37, 38, 39)],
+    "train[-10%:]": [("train", i) for i in range(36, 40)],
+    "train[5:7]+test[1:]": [("train", 5), ("train", 6), ("test", 1), ("test", 2)],
+    "test+train[:1]": [("test", 0), ("test", 1), ("test", 2), ("train", 0)],
+    "all": [("train", i) for i in range(40)] + [("test", i) for i in range(3)],
+}
+
+
+@pytest.mark.parametrize("split", SLICES)
+def test_slices_are_spelled_as_tfds_spells_them(split, prepared):
+    assert indices(f":{split}", prepared) == SLICES[split]
+
+
+def test_pictures_of_slices_are_those_of_the_whole(prepared):
+    whole = dict(open_source("tfds:numbered_photos", prepared).read(0, 40))
+    source = open_source("tfds:numbered_photos:train[30:]+test[:2]+train[3:5]", prepared)
+    assert len(source) == 14
+    found = list(source.read(8, 14))
+    assert [name for name, _ in found] == source.names[8:14]
+    for name, load in found:
+        if "train" in name:
+            np.testing.assert_array_equal(load(), whole[name]())
+    rest, held = hold_out(source, 3)
+    assert names_of(rest) == source.names[:11] and names_of(held) == source.names[11:]
+
+
+@pytest.mark.parametrize("version", ["/1.0.0", ":1.0.0", ":1.*.*"])
+def test_versions_are_spelled_as_tfds_spells_them(version, prepared):
+    assert len(indices(version, prepared)) == 40
+    assert indices(f"{version}:test[:2]", prepared) == [("test", 0), ("test", 1)]
+
+
+def test_versions_of_a_configuration(prepared):
+    for spec in ("celeb_a_hq/256:2.0.0", "celeb_a_hq/256/2.0.0"):
+        with pytest.raises(UserError, match="celeb_a_hq/256:2.0.0 is not prepared in "):
+            open_source(f"tfds:{spec}", prepared)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (":validation[:5]", "has splits train, test, found .*Unknown split"),
+        (":train[:5", "has splits .* found .*train.:5. .Error parsing split"),
+        (":train[50:]", "has splits .* incompatible with 40 examples"),
+        (":train[20:10]", "must name pictures, each of them once, found none"),
+        (":train[:50%]+train[25%:]", "must name pictures, each of them once, found some twice"),
+        ("/7.0.0", "must name a TFDS data set, configuration and version"),
+    ],
+)
+def test_wrong_slices_and_versions_are_one_sentence(spec, said, prepared):
+    with pytest.raises(UserError, match=said) as caught:
+        open_source(f"tfds:numbered_photos{spec}", prepared)
+    assert "\n" not in str(caught.value)
+
+
+def test_overlapping_slices_share_pictures(prepared):
+    train, overlapping, apart, whole = (
+        open_source(f"tfds:numbered_photos{spec}", prepared).prints()
+        for spec in (":train[:50%]", ":train[15:25]", ":train[20:]", "/1.0.0")
+    )
+    assert shared(overlapping, train)[0] == (("numbered_photos-train-00000015",) * 2)
+    assert len(shared(overlapping, train)) == 5 and len(shared(train, whole)) == 20
+    assert not shared(apart, train)
 
 
 def test_tfds_picture_feature(prepared):

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import assert_near
 
 from yoda_jax.diffusion.formulation import FORMULATIONS, SR3, SRDIFF
 from yoda_jax.diffusion.noising import posterior_step
@@ -15,16 +16,16 @@ from yoda_jax.diffusion.schedule import cosine, noise_schedule
 def golden():
     """Crops of the SRDiff reference's pictures, (B, H, W, C)."""
     with np.load(Path(__file__).parents[1] / "golden" / "srdiff_formulation.npz") as file:
-        return dict(file)
+        return {key: jnp.asarray(value) for key, value in file.items()}
 
 
 def test_srdiff_encodes_and_decodes_as_the_reference(golden):
     lr_up = golden["img_lr_up"]
     residual = SRDIFF.encode(golden["img_hr"], lr_up)
-    np.testing.assert_allclose(residual, golden["res_of_hr"], atol=1e-6)
+    assert_near(residual, golden["res_of_hr"], 1e-6)
     assert 0.05 < (np.abs(residual) == 1).mean() < 0.9  # the clip is part of it
     decoded = SRDIFF.decode(golden["x_t"], lr_up)
-    np.testing.assert_allclose(decoded, golden["img_of_res"], atol=1e-6)
+    assert_near(decoded, golden["img_of_res"], 1e-6)
     np.testing.assert_array_equal(SRDIFF.base(lr_up), 0.0)
 
 
@@ -35,7 +36,7 @@ def test_srdiff_reverse_step_is_the_references(golden, reference_t):
     x0, noise, x_prev = (golden[f"step/t{reference_t}/{k}"] for k in ("x0", "noise", "x_prev"))
     eps = (z - schedule.signal[t] * x0) / schedule.noise[t]  # the noise that implies that target
     found = posterior_step(schedule, z, eps, noise, jnp.full(len(z), t))
-    np.testing.assert_allclose(found, x_prev, atol=2e-5)
+    assert_near(found, x_prev, 1e-6)
 
 
 def test_sr3_diffuses_the_picture_itself(golden):
@@ -50,7 +51,7 @@ def test_decoding_inverts_encoding_within_the_clip_and_the_base_is_the_upsampled
     golden, name
 ):
     formulation, lr_up = FORMULATIONS[name], golden["img_lr_up"]
-    detail = np.random.default_rng(0).uniform(-0.5, 0.5, lr_up.shape).astype(np.float32)
+    detail = jnp.asarray(np.random.default_rng(0).uniform(-0.5, 0.5, lr_up.shape), jnp.float32)
     y0 = formulation.encode(lr_up + detail, lr_up)
     np.testing.assert_allclose(formulation.decode(y0, lr_up), lr_up + detail, atol=1e-6)
     np.testing.assert_array_equal(formulation.decode(formulation.base(lr_up), lr_up), lr_up)

@@ -14,7 +14,7 @@ SHAPE = (8, 8, 8, 3)
 
 def random_pair(mask_share=0.5):
     rng = np.random.default_rng(3)
-    eps_hat, eps = rng.standard_normal((2, *SHAPE), np.float32)
+    eps_hat, eps = jnp.asarray(rng.standard_normal((2, *SHAPE)), jnp.float32)
     return eps_hat, eps, jnp.asarray(rng.random((*SHAPE[:3], 1)) < mask_share)
 
 
@@ -42,8 +42,8 @@ def test_area_counts_the_masks_pixels_alone(penalty):
 def ssim_pair(share=0.5):
     """Noise, a prediction near it, and a mask, of pictures larger than SSIM's window."""
     rng = np.random.default_rng(5)
-    eps, error = rng.standard_normal((2, 2, 24, 19, 3), np.float32)
-    return eps + 0.5 * error, eps, rng.random((2, 24, 19, 1)) < share
+    eps, error = jnp.asarray(rng.standard_normal((2, 2, 24, 19, 3), np.float32))
+    return eps + 0.5 * error, eps, jnp.asarray(rng.random((2, 24, 19, 1)) < share)
 
 
 def ssim_map(a, b):
@@ -60,6 +60,7 @@ def ssim_map(a, b):
 
 def ssim_loss(eps_hat, eps, mask, norm):
     """L1 + 1 - SSIM within the mask, of a prediction that is right outside."""
+    mask, eps = np.asarray(mask), np.float64(eps)
     eps_hat = np.where(mask, np.float64(eps_hat), eps)
     cost = mask * (np.abs(eps_hat - eps) + 1 - ssim_map(eps_hat, eps))
     counted = mask if norm == "area" else np.ones_like(mask)
@@ -73,11 +74,11 @@ compiled_loss = jax.jit(masked_loss, static_argnums=(3, 4))
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.1])
 def test_ssim_compares_windows_that_are_equal_outside_the_mask(share, norm):
     eps_hat, eps, mask = ssim_pair(share)
-    found = compiled_loss(eps_hat, eps, jnp.asarray(mask), norm, "ssim")
+    found = compiled_loss(eps_hat, eps, mask, norm, "ssim")
     np.testing.assert_allclose(found, ssim_loss(eps_hat, eps, mask, norm), rtol=1e-5)
     # What is predicted outside changes nothing, not even if it is no number.
     other = jnp.where(mask, eps_hat, jnp.nan)
-    np.testing.assert_array_equal(compiled_loss(other, eps, jnp.asarray(mask), norm, "ssim"), found)
+    np.testing.assert_array_equal(compiled_loss(other, eps, mask, norm, "ssim"), found)
 
 
 def test_ssim_is_scikit_images_where_no_window_leaves_the_picture():
@@ -97,14 +98,13 @@ def test_ssim_is_scikit_images_where_no_window_leaves_the_picture():
 
 def test_ssims_gradient_is_its_slope_and_exactly_0_outside_the_mask():
     eps_hat, eps, mask = ssim_pair()
-    loss = jax.jit(
-        jax.grad(lambda e: masked_loss(e, eps, jnp.asarray(mask), "pixels", "ssim").mean())
-    )
+    loss = jax.jit(jax.grad(lambda e: masked_loss(e, eps, mask, "pixels", "ssim").mean()))
     gradient = np.float64(loss(eps_hat))
     np.testing.assert_array_equal(gradient != 0, np.broadcast_to(mask, eps.shape))
     direction = np.random.default_rng(6).standard_normal(eps.shape)
     ahead, behind = (
-        ssim_loss(eps_hat + sign * 1e-7 * direction, eps, mask, "pixels").mean() for sign in (1, -1)
+        ssim_loss(np.float64(eps_hat) + sign * 1e-7 * direction, eps, mask, "pixels").mean()
+        for sign in (1, -1)
     )
     slope = (gradient * direction).sum()
     np.testing.assert_allclose(slope, (ahead - behind) / 2e-7, rtol=1e-3)
@@ -112,7 +112,7 @@ def test_ssims_gradient_is_its_slope_and_exactly_0_outside_the_mask():
 
 def test_ssim_of_a_right_prediction_costs_nothing():
     _, eps, mask = ssim_pair()
-    loss = compiled_loss(eps, eps, jnp.asarray(mask), "area", "ssim")
+    loss = compiled_loss(eps, eps, mask, "area", "ssim")
     np.testing.assert_allclose(loss, 0, atol=1e-6)
 
 

@@ -16,15 +16,15 @@ from yoda_jax.diffusion.formulation import FORMULATIONS
 STEPS = 4
 BETAS = schedule.linear(STEPS, 1e-3, 0.5)
 SCHEDULE = schedule.noise_schedule(BETAS)
-LEVEL = np.array([0.8, 0.6], np.float32)
-T = np.array([2, 3])
+LEVEL = jnp.array([0.8, 0.6], jnp.float32)
+T = jnp.array([2, 3])
 # The default generator takes ten times as long to compile.
 KEY = jax.random.key(3, impl="unsafe_rbg")
 
 
 def batch(seed):
     """A fixed batch of two pictures, as `x` in the table is."""
-    return np.random.default_rng(seed).uniform(-1, 1, (2, 4, 4, 3)).astype(np.float32)
+    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, (2, 4, 4, 3)), jnp.float32)
 
 
 def attention(x):
@@ -33,7 +33,7 @@ def attention(x):
 
 
 def inside(x):
-    return mask.area_mask(attention(x), T / STEPS, 0.0)
+    return mask.area_mask(mask.diffused_steps(attention(x), 0.0, STEPS), T)
 
 
 def denoise(z, t):
@@ -75,21 +75,19 @@ CALLS = {
         lambda z, level: level[:, None, None, None] * z,
         KEY,
         SCHEDULE,
+        FORMULATIONS["sr3"],
         x,
         -x,
         attention(x),
-        norm="area",
-        times="area",
-        context="lr",
-        network_input="masked",
+        mask.Mask(0.05, "area", "area", "lr", "masked"),
     ),
-    "sampler.frame_noise": lambda x: x * sampler.frame_noise(KEY[None], (4, 4, 3))(2),
+    "sampler.frame_noise": lambda x: x * sampler.frame_noise(KEY[None], (4, 4, 3))(jnp.int32(2)),
     "sampler.start_state": lambda x: sampler.start_state(SCHEDULE, noise, x),
     "sampler.reverse_steps": lambda x: sampler.reverse_steps(
-        denoise, SCHEDULE, noise, x, attention(x), x, jnp.array([3, 2])
+        denoise, SCHEDULE, noise, x, attention(x), x, jnp.array([3, 2]), mask=mask.Mask()
     ),
     "sampler.sample": lambda x: sampler.sample(
-        denoise, SCHEDULE, noise, x, attention(x), lower_bound=0.0
+        denoise, SCHEDULE, noise, x, attention(x), mask=mask.Mask(lower_bound=0.0)
     ),
     **{
         f"formulation.{name}": lambda x, f=formulation: [

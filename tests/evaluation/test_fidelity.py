@@ -17,6 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from yoda_jax.data.degrade import downsample
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation import fidelity
+from yoda_jax.evaluation.measure import TILE_RIM
 
 MATLAB_Y = np.array([65.481, 128.553, 24.966]) / 255
 PICTURES = hnp.arrays(np.uint8, (12, 13, 3))
@@ -148,6 +149,18 @@ def test_lr_psnr_compares_what_degradation_makes(hr, rule):
     assert fidelity.lr_psnr(sr, lr, rule) == pytest.approx(expected, abs=1e-9)
     # Consistency says nothing about detail: a smooth picture keeps its low frequencies.
     assert fidelity.lr_psnr(sr, lr, rule) > fidelity.psnr(sr, hr) + 3
+
+
+@pytest.mark.parametrize("rule", ["pil", "matlab"])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_lr_psnr_of_the_true_tile_is_infinite_without_its_rim(hr, rule, scale):
+    """LR of a tile is cut from the whole reduced picture, which saw pixels beyond the tile."""
+    lr = downsample(hr, scale, rule)
+    top, left, size = 2 * scale, 3 * scale, 64
+    tile = hr[top : top + size, left : left + size]
+    lr_tile = lr[2 : 2 + size // scale, 3 : 3 + size // scale]
+    assert fidelity.lr_psnr(tile, lr_tile, rule) < 70
+    assert fidelity.lr_psnr(tile, lr_tile, rule, border=TILE_RIM) == math.inf
 
 
 @pytest.mark.parametrize("shape", [(23, 32), (24, 40), (5, 8)])

@@ -8,15 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden.lpips import from_reference
 from golden.recipe import recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import assert_near
 from skimage import data, filters, transform
 
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation import perceptual
 from yoda_jax.evaluation.perceptual import distance, layer_distance, lpips
-from yoda_jax.weights.lpips import from_reference, load_lpips_alex
+from yoda_jax.weights.lpips import load_lpips_alex
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PARAMS = load_lpips_alex()
@@ -65,9 +67,9 @@ def test_alex_equals_the_reference():
         perceptual.alex_features, params["convs"], params["heads"], *images
     )
     for k, mean in enumerate(means):
-        np.testing.assert_allclose(mean, arrays[f"feat{k}_mean"], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(per_layer, arrays["per_layer"], rtol=1e-4, atol=1e-8)
-    np.testing.assert_allclose(lpips_jit(params, *images), arrays["lpips"], rtol=1e-4)
+        assert_near(mean, arrays[f"feat{k}_mean"])
+    assert_near(per_layer, arrays["per_layer"])
+    assert_near(lpips_jit(params, *images), arrays["lpips"])
 
 
 def squeeze_features(trunk, image):
@@ -96,8 +98,8 @@ def test_the_distance_of_another_trunk_equals_the_reference():
     arrays, images, trunk = reference_run("squeeze", np.float32)
     heads = [arrays[f"lin{k}.model.1.weight"].ravel() for k in range(7)]
     _, per_layer, total = layers(squeeze_features, trunk, heads, *images)
-    np.testing.assert_allclose(per_layer, arrays["per_layer"], rtol=1e-4, atol=1e-8)
-    np.testing.assert_allclose(total, arrays["lpips"], rtol=1e-4)
+    assert_near(per_layer, arrays["per_layer"])
+    assert_near(total, arrays["lpips"])
 
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "rocket"])

@@ -11,6 +11,7 @@ from public_weights import assert_equal, configuration, parameters_of, sr3_entri
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import export_weights, import_weights
 from yoda_jax.training.checkpoints import Checkpoints
+from yoda_jax.weights.foreign import METADATA
 from yoda_jax.weights.tensor_file import read_metadata, read_tensors
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -36,7 +37,7 @@ def test_either_exported_file_is_imported_with_equal_parameters(which, exported,
         ({"model.attention_resolutions": ()}, '"--config.model.attention_resolutions=(8,)"'),
         ({"data.resampling": "matlab"}, "--config.data.resampling=pil"),
         ({"data.scale": 8}, "--config.data.scale=4"),
-        ({"diffusion.beta_end": 2e-2}, "betas from 1e-06 to 0.01"),
+        ({"diffusion.beta_end": 2e-2}, "; add --config.diffusion.beta_end=0.01, or"),
     ],
 )
 def test_an_exported_file_wants_its_own_configuration(which, fields, word, exported, tmp_path):
@@ -61,7 +62,7 @@ def test_a_damaged_entry_of_an_exported_file_is_named(exported, tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"names": "ours", "config": {"model": {}}}'])
 def test_a_damaged_configuration_of_an_exported_file_is_one_sentence(text, exported, tmp_path):
     file = tmp_path / "file.safetensors"
-    metadata = {import_weights.METADATA: text}
+    metadata = {METADATA: text}
     safetensors.numpy.save_file(read_tensors(exported[0]), file, metadata)
     with pytest.raises(UserError, match="must hold the configuration .*; export it again.$"):
         import_weights.run(configuration(), str(tmp_path / "run"), str(file))
@@ -70,9 +71,9 @@ def test_a_damaged_configuration_of_an_exported_file_is_one_sentence(text, expor
 
 def test_an_exported_file_with_a_field_unknown_here_is_refused_by_it(exported, tmp_path):
     file = tmp_path / "file.safetensors"
-    written = json.loads(read_metadata(exported[0])[import_weights.METADATA])
+    written = json.loads(read_metadata(exported[0])[METADATA])
     written["config"]["model"]["widget"] = 3
-    metadata = {import_weights.METADATA: json.dumps(written)}
+    metadata = {METADATA: json.dumps(written)}
     safetensors.numpy.save_file(read_tensors(exported[0]), file, metadata)
     with pytest.raises(UserError, match="found model.widget=3; import it with the version"):
         import_weights.run(configuration(), str(tmp_path / "run"), str(file))
@@ -85,7 +86,7 @@ def test_exported_files_hold_the_configuration_of_their_run(exported, imported):
     del expected["imported"]
     assert expected["train"] != configuration().train.to_dict()  # that which it was exported with
     for file, names in zip(exported, ("ours", "public"), strict=True):
-        found = json.loads(read_metadata(file)[import_weights.METADATA])
+        found = json.loads(read_metadata(file)[METADATA])
         assert found["names"] == names and found["step"] == 0
         assert found["config"] == expected
 

@@ -17,12 +17,13 @@ from tensor_files import save
 
 from configs import default
 from yoda_jax.attention.dino import stride
+from yoda_jax.configuration import build
 from yoda_jax.errors import UserError
-from yoda_jax.jobs import build, import_weights
+from yoda_jax.jobs import import_weights
 from yoda_jax.models.resnet import ResNet
 from yoda_jax.models.vit import VisionTransformer
 from yoda_jax.weights.dino import BACKBONES, load_backbone
-from yoda_jax.weights.tensor_file import read_tensors
+from yoda_jax.weights.tensor_file import read_tensors, weights_digest
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = {
@@ -188,7 +189,7 @@ def test_an_import_of_an_import_is_still_the_original(tiny, tmp_path):
     import_weights.run(default.get_config(), str(tmp_path / "b"), str(first))
     assert (tmp_path / "b" / first.name).read_bytes() == first.read_bytes()
     other = save(tmp_path / "other.npz", official("dino_vits8") | {"head.bias": np.zeros(3)})
-    found = {build.weights_digest(path) for path in (original, first, other)}
+    found = {weights_digest(path) for path in (original, first, other)}
     assert len(found) == 2
 
 
@@ -199,7 +200,8 @@ PATCHES = "patch_embed.proj.weight"
     ("change", "words"),
     [
         ({"blocks.1.norm2.bias": None}, ["as dino_vits8, do", "blocks.1.norm2.bias is missing"]),
-        ({"register_tokens": np.zeros((1, 4, 12), "f")}, ["register_tokens is unknown"]),
+        ({"register_tokens": np.zeros((1, 4, 12), "f")}, ["layer_scale=False, registers=4"]),
+        ({"blocks.1.norm2.bias": np.full(12, np.nan, "f")}, ["blocks.1.norm2.bias;", "NaN"]),
         ({"pos_embed": np.zeros((1, 197, 12), "f")}, ["pos_embed has the shape (1, 197, 12)"]),
         (
             {PATCHES: np.zeros((12, 3, 32, 32), "f")},

@@ -129,7 +129,7 @@ def test_heads_are_those_of_the_backbone_on_the_upsampled_low_resolution(referen
     stored = {example["name"]: example for example in examples(reference)}
     for name in ("0.png", "1.png"):
         picture = photograph(name)
-        size = [14 * cells for cells in GRIDS[picture.shape[:2]]]
+        size = tuple(14 * cells for cells in GRIDS[picture.shape[:2]])
         (heads,) = attention([resize_photo(downsample(picture, 4, "pil"), size)])
         expected, scale = quantise(heads)
         np.testing.assert_allclose(stored[name]["attention_scale"], scale, rtol=1e-4)

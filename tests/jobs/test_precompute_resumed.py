@@ -54,14 +54,18 @@ def test_pictures_added_to_an_unfinished_run_are_neither_lost_nor_doubled(album,
     assert names == ["a.jpg", *(f"m{name}" for name in GOOD[2:])]
 
 
-def test_complete_records_are_left_alone_and_need_no_pictures(album, reference, monkeypatch):
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_complete_records_are_left_alone_and_need_no_pictures(at_hand, album, reference):
     before = {name: path.stat().st_mtime_ns for name, path in all_files(reference).items()}
-    monkeypatch.setattr(precompute, "open_source", None)
+    away = album if at_hand else album.rename(album.with_name("away"))
     # What the records do not depend on may change.
     config = configuration(
         album, attention__aggregate="mean", mask__lower_bound=0.5, data__threads=1, data__stride=16
     )
-    precompute.run(config, str(reference))
+    try:
+        precompute.run(config, str(reference))
+    finally:
+        away.rename(album)
     assert {n: p.stat().st_mtime_ns for n, p in all_files(reference).items()} == before
 
 
@@ -167,7 +171,18 @@ def test_two_processes_share_the_shards(album, reference, tmp_path, monkeypatch)
         barrier.wait()  # nobody goes on before all have read
         return everyone
 
+    told = []
+
+    def broadcast(value):
+        if process.index == 0:
+            told[:] = [value]
+        barrier.wait()
+        value = told[0]
+        barrier.wait()
+        return value
+
     monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
     monkeypatch.setattr(precompute, "write_shard", recorded)
     complete, errors = [], []
 

@@ -52,14 +52,6 @@ def test_uniform_attention_diffuses_everything(made, tmp_path):
         assert (fractions == 1).all()
 
 
-@pytest.mark.parametrize(("count", "length"), [(3, 9), (8, 2), (1, 5), (4, 4)])
-def test_spread_takes_the_centres_of_equal_stretches(count, length):
-    found = summary.spread(count, length)
-    assert len(found) == min(count, length) == len(set(found))
-    assert found[0] == length - 1 - found[-1] or length % len(found) or len(found) % 2 == 0
-    assert found == sorted(found) and set(found) <= set(range(length))
-
-
 def test_a_picture_is_put_together_from_its_tiles(made):
     records = Records(made[1])
     (name,) = {records[i]["name"] for i in range(len(records))}

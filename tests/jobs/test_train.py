@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import jax
@@ -17,33 +16,20 @@ from command_line import ROOT, TINY, command, run
 from ml_collections import config_flags
 from PIL import Image
 
-from yoda_jax.jobs import build, train
+from yoda_jax.configuration import build, restore
+from yoda_jax.runs import Run
 from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.slow
 TRAIN = ["--config=configs/demo.py", "--mode=train", *TINY]
-
-
-def configuration(workdir):
-    """The saved configuration of a run, as an object."""
-    sys.path.insert(0, str(ROOT))
-    from configs import demo
-
-    config = demo.get_config()
-    saved = json.loads((workdir / "config.json").read_text())
-    for group, fields in saved.items():
-        if isinstance(fields, dict):
-            for name, value in fields.items():
-                config[group][name] = tuple(value) if isinstance(value, list) else value
-    return config
 
 
 def last_state(workdir):
     """The newest state of a run, on the first device."""
-    config = configuration(workdir)
-    yoda, mesh = build.method(config), sharding.make_mesh()
-    _, abstract = train.make_state(config, yoda, mesh)
-    return Checkpoints(workdir / "checkpoints").restore(abstract)
+    config = restore.configuration(Run(workdir))
+    _, abstract = build.state(config, build.method(config), sharding.make_mesh())
+    return Checkpoints(Run(workdir).checkpoints).restore(abstract)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +71,9 @@ def straight(killed, tmp_path_factory):
         *TRAIN,
         f"--config.train.steps={step + 4}",
         f"--workdir={workdir}",
-        "--config.train.sample_every=4",
-        "--config.train.sample_pictures=2",
+        "--config.train.eval_every=4",
+        "--config.train.eval_pictures=2",
+        "--config.train.keep_checkpoints=1",
         "--config.train.profile_at=2",
     )
     assert done.returncode == 0, done.stderr
@@ -108,10 +95,10 @@ def test_the_run_tells_what_it_did(straight):
     assert "waited for input" in done.stderr and "y0_offset_r" in done.stderr
     assert "steps/s" in done.stderr and "ETA" in done.stderr
     table = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    assert [line.split("|")[1].strip().split(",")[0] for line in table[2:]] == [
-        "bicubic",
-        "sr3 + YODA",
-    ]
+    labels = [line.split("|")[1].strip().rpartition(", step")[0] for line in table[3:4]]
+    assert "bicubic" in table[2] and labels == ["sr3 + YODA, t by area"]
+    assert "minus bicubic" in table[4] and len(table) == 7
+    assert "step 4, 2 held-out examples: psnr" in done.stderr
     assert "3 held-out examples of 2 pictures, 4x to 32x32" in done.stdout
     metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
     assert metrics["rows"]["bicubic"]["diffused"]["mean"] == 0
@@ -138,8 +125,21 @@ def test_tensorboard_gets_figures_configuration_and_pictures(straight):
         "steps_per_sec",
         "config",
         "parameters",
+        *(f"eval/{metric}" for metric in ("psnr", "ssim", "lpips", "colour_shift")),
     } <= found.keys()
     assert found["config"] == [0] and 4 in found["samples"] and 2 in found["loss"]
+    assert found["eval/lpips"] == found["samples"]
+
+
+def test_the_best_checkpoint_by_lpips_is_kept_beside_the_newest(straight):
+    found = {}
+    for path in straight[0].glob("events.out.tfevents.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag == "eval/lpips":
+                    found[event.step] = float(tf.make_ndarray(value.tensor))
+    kept = {int(p.name) for p in (straight[0] / "checkpoints").iterdir() if p.name.isdecimal()}
+    assert kept == {max(found), min(found, key=found.get)}
 
 
 def test_training_again_has_nothing_to_do(straight):
@@ -162,6 +162,74 @@ def test_another_method_does_not_take_the_checkpoint(straight, mode, field):
     assert f"was trained with {field.split('=')[0]}=" in message and "another --workdir" in message
 
 
+def test_a_finished_run_does_not_pass_for_another(straight):
+    workdir, _ = straight
+    step = Checkpoints(workdir / "checkpoints").latest()
+    done = run(
+        *TRAIN,
+        f"--config.train.steps={step}",
+        "--config.train.learning_rate=1e-2",
+        f"--workdir={workdir}",
+    )
+    assert done.returncode == 2
+    message = done.stderr.strip().splitlines()[-1]
+    assert f"has its {step} steps already, trained with train.learning_rate=0.0005" in message
+
+
+def test_a_run_knows_its_own_configuration(straight):
+    """Evaluated without --config, with a field of its own changed, at an older step."""
+    workdir, first = straight
+    table = (workdir / "eval" / "metrics.json").read_text()
+    done = run("--mode=eval", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((workdir / "eval/metrics.json").read_text()) == json.loads(table)
+    steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+    done = run(
+        "--mode=eval",
+        f"--workdir={workdir}",
+        f"--step={steps[0]}",
+        "--config.diffusion.sampling_steps=2",
+        "--config.eval.name=short",
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"step {steps[0]}" in done.stdout and "2 DDPM steps" in done.stdout
+    assert (workdir / "short" / "metrics.json").exists()
+    done = run("--mode=eval", f"--workdir={workdir}", "--step=3")
+    assert done.returncode == 2 and "3" in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_run_from_before_fields_were_renamed_goes_on(tmp_path):
+    """It was made before data.border became data.resampling, and before train.best."""
+    workdir = tmp_path / "run"
+    shutil.copytree(ROOT / "tests/golden/run_before_renaming", workdir)
+    before = last_state(workdir)
+    done = run("--mode=eval", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "sr3 + YODA, t by area, step 4" in done.stdout
+    fields = json.loads((workdir / "config.json").read_text())
+    same = [
+        f"--config.{group}.{field}={tuple(v) if isinstance(v, list) else v}"
+        for group, field in (
+            *(("data", f) for f in ("hr_size", "stride", "patch", "pictures_per_shard")),
+            *(("attention", f) for f in ("source", "input_size", "cell")),
+            *(("model", f) for f in ("features", "multipliers", "groups")),
+            *(("train", f) for f in ("batch_size", "checkpoint_every", "log_every")),
+            *(("eval", f) for f in ("pictures", "batch_size", "sheet_pictures")),
+            ("diffusion", "sampling_steps"),
+        )
+        for v in [fields[group][field]]
+    ]
+    done = run(
+        *("--config=configs/demo.py", "--mode=train", *same, "--config.train.steps=6"),
+        f"--workdir={workdir}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 4 of 6" in done.stderr
+    after = last_state(workdir)
+    assert (int(before.step), int(after.step)) == (4, 6)
+    assert json.loads((workdir / "config.json").read_text())["data"]["resampling"] == "pil"
+
+
 def test_a_diverging_run_stops_with_the_step_and_keeps_what_was_saved(tmp_path, straight):
     workdir = tmp_path / "run"
     shutil.copytree(straight[0], workdir)
@@ -181,6 +249,17 @@ def test_a_diverging_run_stops_with_the_step_and_keeps_what_was_saved(tmp_path, 
     assert first <= state.step < int(found[1])
     for leaf in jax.tree.leaves(state):
         assert np.isfinite(leaf).all()
+    # The message's own advice works.
+    done = run(
+        *TRAIN,
+        f"--config.train.steps={first + 4}",
+        "--config.train.clip_norm=1",
+        "--config.train.weight_decay=0.01",
+        "--config.train.warmup_steps=0",
+        f"--workdir={workdir}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(last_state(workdir).step) >= first + 4
 
 
 def test_compare_has_the_four_rows(tmp_path, straight):
@@ -193,7 +272,9 @@ def test_compare_has_the_four_rows(tmp_path, straight):
     )
     assert done.returncode == 0, done.stderr
     table = [line.split("|") for line in done.stdout.splitlines() if line.startswith("|")]
-    assert [row[1].strip() for row in table[2:]] == ["bicubic", "base", "base + mask", "YODA"]
+    labels = [row[1].strip() for row in table]
+    assert labels[2:6] == ["bicubic", "base", "base + mask", "YODA, t by area"]
+    assert labels[6] == "minus base + mask" and labels[8:] == ["bicubic", "base", labels[5]]
     header = [cell.strip() for cell in table[0]]
     for metric in ("PSNR dB", "SSIM", "LPIPS", "colour shift", "diffused"):
         assert metric in header

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from golden.recipe import recipe
+from reference import assert_near
 
+from yoda_jax.models import resnet
 from yoda_jax.models.resnet import BatchNorm, ResNet
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/resnet_bottleneck_tiny.npz")
@@ -56,8 +59,15 @@ def variables():
 def test_equal_to_torchvision(size, variables):
     pictures = GOLDEN[f"{size}/x"].transpose(0, 2, 3, 1)
     features = jax.jit(TINY.apply)(variables, pictures)
-    np.testing.assert_allclose(features, GOLDEN[f"{size}/layer4"].transpose(0, 2, 3, 1), atol=1e-5)
-    np.testing.assert_allclose(features.mean((1, 2)), GOLDEN[f"{size}/pooled"], atol=1e-5)
+    assert_near(features, GOLDEN[f"{size}/layer4"].transpose(0, 2, 3, 1))
+    assert_near(features.mean((1, 2)), GOLDEN[f"{size}/pooled"])
+
+
+def test_another_epsilon_of_the_norms_is_noticed(variables, monkeypatch):
+    monkeypatch.setattr(resnet, "BatchNorm", partial(BatchNorm, epsilon=1e-4))
+    features = jax.jit(TINY.apply)(variables, GOLDEN["64x64/x"].transpose(0, 2, 3, 1))
+    with pytest.raises(AssertionError, match="is off by"):
+        assert_near(features, GOLDEN["64x64/layer4"].transpose(0, 2, 3, 1))
 
 
 def test_batch_norm_equals_the_library():

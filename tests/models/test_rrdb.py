@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from golden.srdiff import KEYS, encoder, load_golden, parameters, shapes_of
+from reference import assert_near
 
 from yoda_jax.diffusion.loss import masked_loss
+from yoda_jax.models import rrdb
 from yoda_jax.models.rrdb import RRDBNet
 from yoda_jax.weights.srdiff import reference_names
 
@@ -41,11 +43,18 @@ def test_features_picture_and_loss_of_the_training_before(golden, params, run):
     maps, picture = run(params, golden["img_lr"])
     assert len(maps) == 3
     for i, found in enumerate(maps):
-        np.testing.assert_allclose(found, golden[f"rrdb_fea/{i}"], atol=1e-5)
-    np.testing.assert_allclose(picture, golden["rrdb_out"], atol=1e-5)
+        assert_near(found, golden[f"rrdb_fea/{i}"])
+    assert_near(picture, golden["rrdb_out"])
     everywhere = jnp.ones((2, 32, 32, 1), bool)
     loss = masked_loss(picture, golden["img_hr"], everywhere).mean()
-    np.testing.assert_allclose(loss, golden["loss/rrdb_pretrain_l1"], rtol=1e-5)
+    assert_near(loss, golden["loss/rrdb_pretrain_l1"])
+
+
+def test_another_scale_of_the_residuals_is_noticed(golden, params, monkeypatch):
+    monkeypatch.setattr(rrdb, "_RESIDUAL", 0.2001)
+    picture = jax.jit(encoder().apply)({"params": params}, golden["img_lr"])
+    with pytest.raises(AssertionError, match="is off by"):
+        assert_near(picture, golden["rrdb_out"])
 
 
 def test_values_beyond_the_range_are_cut(golden, params, run):

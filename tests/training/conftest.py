@@ -17,6 +17,8 @@ from yoda_jax.yoda import Yoda
 class TwoLayers(nn.Module):
     """A network with the interface of all networks, that compiles in a second."""
 
+    continuous_level = True
+
     def setup(self):
         self.first, self.last = nn.Dense(16), nn.Dense(3)
 

@@ -1,5 +1,6 @@
 """Optimizer, learning rate and the average of parameters."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -19,8 +20,19 @@ def test_clipping_bounds_what_adam_sees():
     clipped = make_optimizer(optax.constant_schedule(1.0), weight_decay=0.0, clip_norm=1.0)
     _, state = clipped.update(big, clipped.init(big), big)
     _, expected = clipped.update(small, clipped.init(small), small)
-    adam = [s for s in (state, expected)]
-    np.testing.assert_allclose(adam[0][1][0].mu["w"], adam[1][1][0].mu["w"], rtol=1e-5)
+    found, wanted = (optax.tree.get(s, "mu")["w"] for s in (state, expected))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [(), ("w",)])
+def test_the_state_has_one_structure_whatever_the_fields(frozen):
+    params = {"v": jnp.ones(2), "w": jnp.ones(3)}
+    states = [
+        make_optimizer(optax.constant_schedule(1.0), decay, clip, frozen).init(params)
+        for decay in (0.0, 0.1)
+        for clip in (0.0, 1.0)
+    ]
+    assert len({jax.tree.structure(state) for state in states}) == 1
 
 
 def test_weight_decay_shrinks_where_there_is_no_gradient():

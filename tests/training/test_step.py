@@ -21,7 +21,7 @@ def run(step, state, batch, mesh, strategy, steps=2):
     shardings = sharding.state_shardings(mesh, jax.eval_shape(lambda: state), strategy)
     state = jax.device_put(state, shardings)
     for _ in range(steps):
-        state, metrics = step(state, sharding.place(mesh, batch), jax.random.key(7))
+        state, metrics = step(state, sharding.share_out(mesh, batch), jax.random.key(7))
     return state, metrics
 
 

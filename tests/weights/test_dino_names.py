@@ -6,7 +6,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from dino_entries import KEYS, TINY, dinov2_entries, zeros
+from dino_entries import KEYS, TINY, TINY_REGISTERS, dinov2_entries, zeros
 from extras import needs_torch
 from flax.traverse_util import flatten_dict
 from golden.recipe import recipe
@@ -19,6 +19,7 @@ from yoda_jax.weights.dino import (
     load_backbone,
     official_names,
 )
+from yoda_jax.weights.foreign import read
 
 pytestmark = pytest.mark.usefixtures("clean")
 SUFFIXES = [".npz", ".safetensors", pytest.param(".pth", marks=needs_torch)]
@@ -111,7 +112,8 @@ def test_training_checkpoint_gives_the_teacher(vit, vit_params, tmp_path):
 
 
 def test_entries_of_every_wrapping_are_the_backbone_alone():
-    entries = zeros({"cls_token": (1, 1, 4), "norm.bias": (4,), "blocks.0.mlp.fc1.bias": (16,)})
+    patches = {"patch_embed.proj.weight": (4, 3, 8, 8)}
+    entries = zeros(patches | {"cls_token": (1, 1, 4), "blocks.0.mlp.fc1.bias": (16,)})
     for wrapped in (
         entries,
         training_checkpoint(entries),
@@ -171,6 +173,8 @@ def hugging_face_entries(entries):
         "layernorm.weight": entries["norm.weight"],
         "layernorm.bias": entries["norm.bias"],
     }
+    if "register_tokens" in entries:
+        renamed["embeddings.register_tokens"] = entries["register_tokens"]
     for i in range(TINY.depth):
         theirs, official = f"encoder.layer.{i}", f"blocks.{i}"
         for leaf in ("weight", "bias"):
@@ -212,3 +216,42 @@ def test_hugging_face_names_are_the_official_network_but_for_positions(
         )
         assert np.allclose(one, other, atol=1e-7) == equal
         assert np.abs(one - other).max() < 0.05
+
+
+@pytest.mark.parametrize("form", [dict, hugging_face_entries])
+@pytest.mark.parametrize("prefix", ["", "dinov2_with_registers."])
+def test_registers_come_under_either_name_and_make_another_network(
+    form, prefix, monkeypatch, tmp_path
+):
+    """Recognised by them; both releases interpolate positions in one way."""
+    monkeypatch.setitem(BACKBONES, "dinov2_vits14", TINY)
+    monkeypatch.setitem(BACKBONES, "dinov2_vits14_reg", TINY_REGISTERS)
+    entries = dinov2_entries(registers=4)
+    save(tmp_path / "file.npz", prefixed(prefix, form(entries)))
+    found = read(tmp_path / "file.npz", 128)
+    assert found.name == "dinov2_vits14_reg"
+    network, params = load_backbone(found.name, tmp_path / "file.npz")
+    assert network == TINY_REGISTERS
+    np.testing.assert_array_equal(params["register_tokens"], entries["register_tokens"][0])
+    plain = from_reference(
+        "entries", official_names(without_registers(entries)), shapes_of(TINY, 42)
+    )
+    assert_equal({k: v for k, v in params.items() if k != "register_tokens"}, plain)
+
+
+def without_registers(entries):
+    return {k: v for k, v in entries.items() if k not in ("register_tokens", "mask_token")}
+
+
+def test_the_releases_with_registers_have_four_and_are_else_the_plain_ones():
+    for name in ("dinov2_vits14", "dinov2_vitb14"):
+        plain, registers = BACKBONES[name], BACKBONES[f"{name}_reg"]
+        assert registers == dataclasses.replace(plain, registers=4, offset=0.0, antialias=True)
+
+
+def test_blocks_in_groups_as_dinov2s_trainer_saves_them_are_the_same(tmp_path):
+    entries = dinov2_entries()
+    grouped = {name.replace("blocks.1.", "blocks.1.1."): v for name, v in entries.items()}
+    grouped = {name.replace("blocks.0.", "blocks.0.0."): v for name, v in grouped.items()}
+    found = official_names(backbone_entries({"teacher": prefixed("backbone.", grouped)}))
+    assert_equal(found, official_names(backbone_entries(entries)))

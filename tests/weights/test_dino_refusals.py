@@ -21,7 +21,7 @@ def refused(source, path, entries):
     message = str(caught.value)
     assert message.startswith(f"The entries of {path}, read as {source}, do not fit the network")
     assert "\n" not in message and message.endswith("the file was made for.")
-    found, listed = re.search(r" in (\d+) places: (.*); choose", message).groups()
+    found, listed = re.search(r" in (\d+) places: (.*); name a whole", message).groups()
     assert len(listed.split("; ")) == min(int(found), 5)
     return int(found), listed
 

@@ -99,29 +99,6 @@ def test_the_inner_dictionary_alone_is_the_same_file(name):
 
 
 @pytest.mark.parametrize(
-    ("foreign", "first"),
-    [
-        (
-            {"epoch": 3, "iter": 40, "optimizer": {}, "scheduler": None},
-            "epoch, iter, optimizer, scheduler;",
-        ),
-        (
-            {f"layer{i}.weight": 0 for i in range(9)},
-            "layer0.weight, layer1.weight, layer2.weight, layer3.weight, layer4.weight;",
-        ),
-        ({"state_dict": {"model": {"net.weight": 0}}}, "net.weight;"),
-        ({0: 1}, "entries 0;"),
-        ({}, "(none);"),
-    ],
-)
-def test_a_foreign_dictionary_is_named_by_its_first_entries(foreign, first):
-    with pytest.raises(UserError) as error:
-        public.entries_of(foreign)
-    message = str(error.value)
-    assert "SR3, SRDiff or RRDB" in message and first in message and "\n" not in message
-
-
-@pytest.mark.parametrize(
     ("name", "image_size", "expected"),
     [
         (
@@ -185,6 +162,7 @@ def test_srdiff_and_its_encoder_tell_their_settings(name, multipliers, encoder, 
         "model.features": encoder[0],
         "model.blocks": encoder[1],
         "data.scale": scale,
+        "mask.enabled": False,
     }
 
 

@@ -77,4 +77,4 @@ def test_another_encoder_names_five_entries(entries):
     with pytest.raises(UserError) as error:
         from_reference(entries, shapes_of(network(encoder_blocks=5, encoder_features=32)))
     assert str(error.value).count(" is missing") == 5
-    assert "hyper-parameters" in str(error.value)
+    assert "name a whole file" in str(error.value)

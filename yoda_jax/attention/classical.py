@@ -5,6 +5,7 @@ grid (h, w) wanted, and returns one non-negative, unnormalised map on that grid 
 size gives the dense map). Neighbourhoods scale with the picture, not with the grid.
 """
 
+import contextlib
 import zlib
 from collections.abc import Iterable, Iterator
 
@@ -34,17 +35,13 @@ def sift_density(
 ) -> Float32[np.ndarray, "h w"]:
     """Gaussian kernel density of the SIFT keypoints, in keypoints per pixel.
 
-    H and W are at least 8. A keypoint of several orientations counts once for each. A picture
-    without keypoints gives a constant map, hence the plain base method. Source: Lowe 2004,
-    "Distinctive image features from scale-invariant keypoints", as in scikit-image.
+    H and W are at least 8. A keypoint of several orientations counts once for each. Source: Lowe
+    2004, "Distinctive image features from scale-invariant keypoints", as in scikit-image.
     """
-    detector = SIFT()
-    try:
+    detector, count = SIFT(), np.zeros(picture.shape[:2])
+    with contextlib.suppress(RuntimeError):  # how scikit-image reports that there is no keypoint
         detector.detect(rgb2gray(picture))
-    except RuntimeError:  # how scikit-image reports that there is no keypoint
-        return uniform(picture, grid)
-    count = np.zeros(picture.shape[:2])
-    np.add.at(count, tuple(detector.keypoints.T), 1)
+        np.add.at(count, tuple(detector.keypoints.T), 1)
     return _area_mean(gaussian_filter(count, _bandwidth(picture)), grid)
 
 
@@ -69,6 +66,16 @@ def uniform(
     return np.ones(grid, np.float32)
 
 
+def constant(
+    picture: UInt8[np.ndarray, "H W 3"], grid: tuple[int, int]
+) -> Float32[np.ndarray, "h w"]:
+    """No attention anywhere: every pixel is diffused for the lower bound's share of the steps.
+
+    The control of every map, the whole picture starting late.
+    """
+    return np.zeros(grid, np.float32)
+
+
 def random(
     picture: UInt8[np.ndarray, "H W 3"], grid: tuple[int, int]
 ) -> Float32[np.ndarray, "h w"]:
@@ -86,6 +93,7 @@ CLASSICAL = {
     "sift": sift_density,
     "entropy": entropy,
     "uniform": uniform,
+    "constant": constant,
     "random": random,
 }
 
@@ -130,7 +138,12 @@ def _bandwidth(picture: UInt8[np.ndarray, "H W 3"]) -> float:
 def _area_mean(
     dense: Float[np.ndarray, "H W"], grid: tuple[int, int]
 ) -> Float32[np.ndarray, "h w"]:
-    """Mean of `dense` over each cell of the grid; where cells cut pixels, each pixel is in one."""
+    """Mean of `dense` over each cell of the grid; where cells cut pixels, each pixel is in one.
+
+    A picture without detail gives ones, hence the plain base method.
+    """
+    if not dense.any():
+        return np.ones(grid, np.float32)
     h, w = grid
     image = Image.fromarray(np.asarray(dense, np.float32))
     return np.array(image.resize((w, h), Image.Resampling.BOX))

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 
+from yoda_jax.arrays import Array
 from yoda_jax.models.resnet import ResNet
 from yoda_jax.models.vit import VisionTransformer
 

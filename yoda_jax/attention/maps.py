@@ -12,6 +12,7 @@ from yoda_jax.errors import UserError
 # A map whose range is at most this part of its largest magnitude counts as constant: one step of
 # the stored 8 bits (1/255) is rounding, two are content.
 CONSTANT = 1.5 / 255
+AGGREGATES = ("max", "mean", "flat")  # or the index of a head
 
 
 def quantise(
@@ -44,26 +45,25 @@ def aggregate(
 ) -> Float32[np.ndarray, "h w"]:
     """One map of N heads: their "max", their "mean", or the head of index `how`.
 
-    An index may be written as a string of digits, as it comes from a command line. With
+    An index may be written as a string of digits, as it comes from a command line. "flat" is "max"
+    here, and no more than its mean over the picture is kept of it by `attention_map`. With
     `normalise_heads` each head is min-max normalised before, where a constant head, which says
     nothing about places, becomes zeros: ones would drown all others in the maximum.
     Raises UserError for another word or an index out of range.
     """
     if isinstance(how, str) and how.isdecimal():
         how = int(how)
-    if how not in ("max", "mean") and how not in range(len(heads)):
+    if how not in AGGREGATES and how not in range(len(heads)):
         raise UserError(
-            f"Attention heads are aggregated by 'max', 'mean' or an index from 0 to "
-            f"{len(heads) - 1}, since the map has {len(heads)} heads, found {how!r}: choose one of "
-            f"these."
+            f"Attention heads are aggregated by {', '.join(map(repr, AGGREGATES))} or an index "
+            f"from 0 to {len(heads) - 1}, since the map has {len(heads)} heads, found {how!r}: "
+            "choose one of these."
         )
     if normalise_heads:
         heads = np.stack([np.zeros_like(h) if _is_constant(h) else normalise(h) for h in heads])
-    if how == "max":
-        return heads.max(axis=0)
     if how == "mean":
         return heads.mean(axis=0)
-    return heads[int(how)]
+    return heads.max(axis=0) if how in AGGREGATES else heads[int(how)]
 
 
 def normalise(attention: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W"]:
@@ -109,10 +109,16 @@ def attention_map(
     """A of a picture of `size` = (H, W), or of its part `box`, in 8 bits (255 = 1.0).
 
     Normalised on the grid and then resized, so that a part of a picture has the values it has in
-    the whole. A constant map is 255 everywhere. `box` as in `resize`; raises UserError as
-    `aggregate`.
+    the whole. A constant map is 255 everywhere, one of zeros 0. "flat" replaces A by its mean over
+    the picture: as much diffusion, but equally long everywhere. `box` as in `resize`; raises
+    UserError as `aggregate`.
     """
-    attention = normalise(aggregate(dequantise(heads_u8, scale), how, normalise_heads))
+    if heads_u8.any():
+        attention = normalise(aggregate(dequantise(heads_u8, scale), how, normalise_heads))
+    else:
+        attention = np.zeros(heads_u8.shape[1:], np.float32)
+    if how == "flat":
+        attention = np.full_like(attention, attention.mean())
     return np.rint(255 * resize(attention, size, box)).astype(np.uint8)[..., None]
 
 

@@ -3,8 +3,10 @@
 import concurrent.futures
 import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
+from jaxtyping import UInt8
 
 from yoda_jax.attention.maps import attention_map
 from yoda_jax.errors import UserError
@@ -12,11 +14,19 @@ from yoda_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 
+class Examples(Protocol):
+    """Examples that can be read at random, as `records.Records`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict: ...
+
+
 class Batches:
     """Makes the batch of any step from examples that can be read at random.
 
     Every epoch is a permutation drawn from (seed, epoch); flips and crops of an example are drawn
-    from (seed, place in the sequence of all examples). A batch holds `hr` (B H W 3), `lr` (B h w 3)
+    from (seed, turn in the sequence of all examples). A batch holds `hr` (B H W 3), `lr` (B h w 3)
     and `attention` (B H W 1), all uint8, with the attention cropped and flipped like the picture.
 
     Process i of n gets rows [i B / n, (i + 1) B / n): together they are the batch that one process
@@ -25,7 +35,7 @@ class Batches:
 
     def __init__(
         self,
-        examples: Sequence[dict],
+        examples: Examples,
         *,
         batch_size: int,
         seed: int,
@@ -54,14 +64,14 @@ class Batches:
 
     def __call__(self, step: int) -> Batch:
         """This process's rows of the batch of a step (the first step is 0)."""
-        places = [step * self.batch_size + row for row in self.rows]
-        return stack(list(self._pool.map(self._training_example, places)))
+        turns = [step * self.batch_size + row for row in self.rows]
+        return stack(list(self._pool.map(self._training_example, turns)))
 
-    def _training_example(self, place: int) -> Batch:
-        epoch, position = divmod(place, len(self.examples))
+    def _training_example(self, turn: int) -> Batch:
+        epoch, position = divmod(turn, len(self.examples))
         order = epoch_order(self.seed, epoch, len(self.examples))
         example = self.examples[int(order[position])]
-        rng = np.random.default_rng([self.seed, 1, place])
+        rng = np.random.default_rng([self.seed, 1, turn])
         height, width = example["hr"].shape[:2]
         scale = height // example["lr"].shape[0]
         if not self.patch:
@@ -114,13 +124,26 @@ def cut(
 
 
 def whole(
-    examples: Sequence[dict],
+    examples: Examples,
     indices: Sequence[int],
     aggregate: str | int,
     normalise_heads: bool = False,
 ) -> Batch:
     """A batch of examples by index, neither cropped nor flipped, as evaluation needs them."""
     return stack([cut(examples[i], aggregate, normalise_heads) for i in indices])
+
+
+def maps(
+    examples: Examples, indices: Sequence[int], aggregate: str | int, normalise_heads: bool
+) -> UInt8[np.ndarray, "B H W 1"]:
+    """A of examples, in 8 bits."""
+    return np.stack([cut(examples[i], aggregate, normalise_heads)["attention"] for i in indices])
+
+
+def spread(count: int, length: int) -> list[int]:
+    """At most `count` of range(length): the centres of equal stretches."""
+    count = min(count, length)
+    return [int((i + 0.5) * length / count) for i in range(count)]
 
 
 @functools.lru_cache(maxsize=2)  # a batch may span two epochs

@@ -101,5 +101,5 @@ def attention_input(
     excess = shorter_side * (sides / sides.min() - 1)
     if stride > 1:
         excess = np.minimum(excess, 3 * shorter_side)
-    height, width = (shorter_side + np.rint(excess / step) * step).astype(int)
-    return resize_photo(lr, (height, width))
+    height, width = shorter_side + np.rint(excess / step) * step
+    return resize_photo(lr, (int(height), int(width)))

@@ -1,23 +1,26 @@
 """Where pictures come from: folders, a prepared TFDS data set or the sample photographs."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from importlib.util import find_spec
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from zlib import crc32
 
-import numpy as np
-from jaxtyping import UInt8
-
+from yoda_jax.data.catalogue import Load, TfdsSplit, open_tfds
 from yoda_jax.data.decode import BadPicture as BadPicture
 from yoda_jax.data.decode import decode_picture
+from yoda_jax.data.folders import pictures
 from yoda_jax.errors import UserError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_PRINT_BYTES = 4096
+_READERS = 16
 
 # name: (distribution, package, file in the package); the colour photographs in the wheels.
 _SAMPLES = {
@@ -36,8 +39,6 @@ _SAMPLE_SETS = {
     "photos/test": ["astronaut", "coffee"],
 }
 
-Load = Callable[[], UInt8[np.ndarray, "H W 3"]]
-
 
 @dataclass(frozen=True)
 class Files:
@@ -54,6 +55,18 @@ class Files:
         for name, path in self.files[start:stop]:
             yield name, partial(decode_picture, path, name)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the pictures in their order."""
+        return [name for name, _ in self.files]
+
+    def prints(self, start: int = 0, stop: int | None = None) -> dict[str, str]:
+        """The names of pictures start..stop-1, each with its `_print`."""
+        files = self.files[start:stop]
+        with ThreadPoolExecutor(_READERS) as pool:
+            prints = pool.map(_print, (path for _, path in files))
+            return dict(zip((name for name, _ in files), prints, strict=True))
+
     def part(self, count: int) -> tuple[Self, Self]:
         """(the rest, the `count` files whose names have the smallest CRC-32)."""
         # File systems may hold names that are no UTF-8.
@@ -63,65 +76,60 @@ class Files:
         return replace(self, files=rest), replace(self, files=tuple(sorted(held)))
 
 
-@dataclass(frozen=True)
-class TfdsSplit:
-    """The pictures at `indices` of one split of a prepared TFDS data set (`builder`)."""
-
-    spec: str
-    builder: Any
-    split: str
-    feature: str
-    indices: range
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, start: int, stop: int) -> Iterator[tuple[str, Load]]:
-        """Names and loaders of pictures start..stop-1; `load()` may raise `BadPicture`."""
-        import tensorflow_datasets as tfds
-
-        indices = self.indices[start:stop]
-        if not indices:
-            return
-        examples = self.builder.as_dataset(
-            split=f"{self.split}[{indices.start}:{indices.stop}]",
-            shuffle_files=False,
-            # Pictures come encoded, to be decoded by `load` in the caller's threads.
-            decoders=tfds.decode.PartialDecoding(
-                {self.feature: True}, decoders={self.feature: tfds.decode.SkipDecoding()}
-            ),
-            # One file after the other: interleaved files would tie the order to the range.
-            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-        )
-        for index, example in zip(indices, examples.as_numpy_iterator(), strict=True):
-            name = f"{self.builder.name}-{self.split}-{index:08d}"
-            yield name, partial(decode_picture, example[self.feature], name)
-
-    def part(self, count: int) -> tuple[Self, Self]:
-        """(the rest, the last `count` pictures)."""
-        rest, held = self.indices[:-count], self.indices[-count:]
-        return replace(self, indices=rest), replace(self, indices=held)
-
-
 Source = Files | TfdsSplit
+
+
+def _print(path: str) -> str:
+    """What tells a file from others, and from itself once it is changed: its size, and a digest of
+    its beginning, middle and end. Empty where nothing can be read.
+    """
+    with suppress(OSError):
+        size = os.stat(path).st_size
+        if size and os.path.isfile(path):  # no pipe, which one would wait for
+            with open(path, "rb") as file:
+                digest = blake2b(digest_size=8)
+                for start in (0, size // 2, max(size - _PRINT_BYTES, 0)):
+                    file.seek(start)
+                    digest.update(file.read(_PRINT_BYTES))
+            return f"{size} {digest.hexdigest()}"
+    return ""
 
 
 def open_source(spec: str, data_dir: str | None = None) -> Source:
     """Opens pictures named by one line.
 
-    That is `folder:PATH[,PATH...]`, `tfds:NAME[/CONFIG][:SPLIT]` or `samples:photos[/train|/test]`.
-    `data_dir` is where TFDS data sets were prepared (default: TFDS's own); nothing is downloaded.
+    That is `folder:PATH[,PATH...]`, `tfds:NAME[/CONFIG][:VERSION][:SPLIT]`, with a SPLIT as TFDS
+    spells it, slices too (`train[:80%]`), or `samples:photos[/train|/test]`. `data_dir` is where
+    TFDS data sets were prepared (default: TFDS's own); nothing is downloaded.
     Raises `UserError` where the form is unknown, there are no such pictures, or folders overlap.
     """
     kind, _, rest = spec.partition(":")
-    tfds = partial(_open_tfds, data_dir=data_dir)
+    tfds = partial(open_tfds, data_dir=data_dir)
     openers = {"folder": _open_folders, "tfds": tfds, "samples": _open_samples}
     if kind not in openers or not rest:
         raise UserError(
-            "data source must be folder:PATH[,PATH...], tfds:NAME[/CONFIG][:SPLIT] or "
+            "data source must be folder:PATH[,PATH...], tfds:NAME[/CONFIG][:VERSION][:SPLIT] or "
             f"samples:photos[/train|/test], found {spec!r}."
         )
     return openers[kind](spec, rest)
+
+
+def open_splits(
+    train: str, held: str, count: int, data_dir: str | None = None
+) -> dict[str, Source | UserError]:
+    """The pictures "train" and "eval", or why they cannot be had: records may be there without.
+
+    Where `held` names no source, `count` pictures of `train` are held out.
+    """
+    opened: dict[str, Source | UserError] = {}
+    for split, spec in {"train": train, "eval": held}.items():
+        try:
+            opened[split] = open_source(spec, data_dir) if spec else opened["train"]
+        except UserError as error:
+            opened[split] = error
+    if not held and not isinstance(opened["train"], UserError):
+        opened["train"], opened["eval"] = hold_out(opened["train"], count)
+    return opened
 
 
 def hold_out(source: Source, count: int) -> tuple[Source, Source]:
@@ -142,40 +150,35 @@ def hold_out(source: Source, count: int) -> tuple[Source, Source]:
     )
 
 
+def _roots(rest: str) -> list[str]:
+    # A folder's own name may hold commas.
+    whole = os.path.expanduser(rest)
+    return [whole] if os.path.exists(whole) else [os.path.expanduser(p) for p in rest.split(",")]
+
+
+def normalised(spec: str) -> str:
+    """A source in one spelling: absolute folders in their order, and TFDS's default split."""
+    kind, _, rest = spec.partition(":")
+    if kind == "folder":
+        return "folder:" + ",".join(sorted(os.path.abspath(root) for root in _roots(rest)))
+    return spec.removesuffix(":train") if kind == "tfds" else spec
+
+
 def _open_folders(spec: str, rest: str) -> Files:
     """Pictures below folders by relative POSIX path, of several folders behind a prefix each."""
-    # A folder's own name may hold commas.
-    paths = [rest] if os.path.exists(os.path.expanduser(rest)) else rest.split(",")
-    if not all(paths):
+    roots = _roots(rest)
+    if not all(roots):
         raise UserError(f"{spec!r} must name a folder beside each comma, found an empty name.")
-    roots = [Path(path).expanduser() for path in paths]
-    pictures = [_pictures(spec, root) for root in roots]
+    roots = [Path(root) for root in roots]
+    found = pictures(spec, roots)
     if len(roots) == 1:
-        return Files(spec, tuple(sorted(pictures[0])))
+        return Files(spec, tuple(sorted(found[0])))
     files = [
         (f"{prefix}/{name}", path)
-        for prefix, found in zip(_prefixes(spec, roots), pictures, strict=True)
-        for name, path in found
+        for prefix, below in zip(_prefixes(spec, roots), found, strict=True)
+        for name, path in below
     ]
     return Files(spec, tuple(sorted(files)))
-
-
-def _pictures(spec: str, root: Path) -> list[tuple[str, str]]:
-    """(relative POSIX path, path) of the pictures below a folder; links to folders are left out."""
-    if not root.is_dir():
-        found = "a file" if root.exists() else "nothing"
-        raise UserError(f"{spec!r} must name a folder of pictures, found {found} at {root}.")
-    files = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                file = Path(folder, name)
-                files.append((file.relative_to(root).as_posix(), str(file)))
-    if not files:
-        kinds = " ".join(EXTENSIONS)
-        raise UserError(f"folder {root} must hold pictures ({kinds}) at any depth, found none.")
-    return files
 
 
 def _prefixes(spec: str, roots: list[Path]) -> list[str]:
@@ -217,31 +220,3 @@ def _open_samples(spec: str, subset: str) -> Files:
             raise UserError(f"sample {path} is missing, install {distribution} from its wheel.")
         files.append((name, str(path)))
     return Files(spec, tuple(files))
-
-
-def _open_tfds(spec: str, rest: str, data_dir: str | None) -> TfdsSplit:
-    import tensorflow as tf  # takes seconds, and only this kind of source needs it
-    import tensorflow_datasets as tfds
-
-    tf.config.set_visible_devices([], "GPU")
-    name, split = (rest if ":" in rest else f"{rest}:train").split(":", 1)
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        why = str(error).strip().partition("\n")[0]
-        raise UserError(f"{spec!r} must name a TFDS data set and configuration: {why}") from error
-    if not builder.is_prepared():
-        # Not the program `tfds build`: it does not start without Apache Beam.
-        raise UserError(
-            f'TFDS data set {name} is not prepared in {builder.data_dir}, run `python -c "import '
-            f"tensorflow_datasets as tfds; tfds.builder({name!r}, "
-            f'data_dir={str(builder.data_dir_root)!r}).download_and_prepare()"` first.'
-        )
-    splits, features = builder.info.splits, builder.info.features
-    if split not in list(splits):
-        raise UserError(f"TFDS data set {name} has splits {', '.join(splits)}, found {spec!r}.")
-    pictures = [key for key in ("image", "hr") if key in features]
-    if not pictures or not isinstance(features[pictures[0]], tfds.features.Image):
-        found = ", ".join(f"{key} ({type(features[key]).__name__})" for key in features)
-        raise UserError(f"TFDS data set {name} must have a picture image or hr, found {found}.")
-    return TfdsSplit(spec, builder, split, pictures[0], range(splits[split].num_examples))

@@ -4,10 +4,11 @@ A folder of records holds the shards, an index beside each shard, `manifest.json
 `tfds.builder_from_directory` needs. A shard exists under its name only when it is complete.
 """
 
+import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +20,9 @@ from tensorflow.python.lib.io.tf_record import tf_record_random_reader
 
 from yoda_jax.errors import UserError
 from yoda_jax.prefetch import prefetch
+
+# TensorFlow only reads and writes files here: the accelerator's memory is JAX's.
+tf.config.set_visible_devices([], "GPU")
 
 FEATURES = tfds.features.FeaturesDict(
     {
@@ -52,23 +56,40 @@ def write_shard(
     """Writes a shard and its index under temporary names and renames both when they are whole.
 
     What notes hold after the last example goes into the index. Pictures are compressed in threads.
-    A shard has one writer: what a killed one left of it is removed.
+    A shard has one writer: what a killed one left of it is removed. Raises UserError where the
+    disk does not take it.
     """
     for left_over in path.parent.glob(f"{path.name}.part-*"):
         left_over.unlink()
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     offsets, position = [], 0
-    with tf.io.TFRecordWriter(os.fspath(part)) as writer:
+    with _naming(path), tf.io.TFRecordWriter(os.fspath(part)) as writer:
         for serialized in prefetch(_serialize, examples, threads):
             writer.write(serialized)
             offsets.append(position)
             position += len(serialized) + _FRAME_BYTES
+        writer.flush()
     index = {"offsets": offsets, "bytes": position, **notes}
     index_part = part.with_name(f"{part.name}.json")
-    index_part.write_text(json.dumps(index))
-    # The index last: it is what says that the shard is complete.
-    part.replace(path)
-    index_part.replace(_index_path(path))
+    with _naming(path):
+        index_part.write_text(json.dumps(index))
+        # The index last: it is what says that the shard is complete.
+        part.replace(path)
+        index_part.replace(_index_path(path))
+
+
+@contextlib.contextmanager
+def _naming(path: epath.Path) -> Iterator[None]:
+    """Gives the path to an error of the disk, which has none where a file is being written."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.message
+        raise UserError(
+            f"{path} could not be written ({why}); make room or mend rights there, or set "
+            "--config.data.records to a folder on another disk, and run again: what is complete is "
+            "kept."
+        ) from error
 
 
 def _serialize(example: dict) -> bytes:
@@ -109,13 +130,17 @@ def write_manifest(folder: epath.Path, shards: int, manifest: Mapping) -> None:
         num_bytes=sum(index["bytes"] for index in indices),
         filename_template=template,
     )
-    tfds.folder_dataset.write_metadata(
-        data_dir=os.fspath(folder), features=FEATURES, split_infos=[split], check_data=False
-    )
     files = [path.name for path in paths]
-    part = folder / f"manifest.json.part-{os.getpid()}"
-    part.write_text(json.dumps({**manifest, "files": files}, indent=2))
-    part.replace(folder / "manifest.json")
+    with _naming(folder / "manifest.json"):
+        tfds.folder_dataset.write_metadata(
+            data_dir=os.fspath(folder), features=FEATURES, split_infos=[split], check_data=False
+        )
+        part = folder / f"manifest.json.part-{os.getpid()}"
+        part.write_text(json.dumps({**manifest, "files": files}, indent=2))
+        part.replace(folder / "manifest.json")
+    for left_over in folder.glob(f"{_NAME}-{_SPLIT}.tfrecord-*"):  # of other pictures
+        if left_over.name.removesuffix(".json") not in files:
+            left_over.unlink()
 
 
 def read_manifest(folder: epath.Path) -> dict | None:

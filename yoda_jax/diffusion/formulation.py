@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from yoda_jax.arrays import Array
 
 Image = Float[Array, "*B H W C"]
 

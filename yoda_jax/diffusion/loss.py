@@ -6,14 +6,15 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Bool, Float, Int, Key
 
-from yoda_jax.diffusion.mask import area_mask, diffused_steps
+from yoda_jax.arrays import Array
+from yoda_jax.diffusion.formulation import Formulation
+from yoda_jax.diffusion.mask import LossNorm, Mask, area_mask, diffused_steps
 from yoda_jax.diffusion.noising import add_noise, blend, predict_y0
 from yoda_jax.diffusion.schedule import NoiseSchedule
-from yoda_jax.diffusion.times import Times, draw_level
+from yoda_jax.diffusion.times import draw_level
 
-LossNorm = Literal["pixels", "area"]
 Penalty = Literal["l1", "l2", "ssim"]
 
 _BELL = [math.exp(-(i**2) / (2 * 1.5**2)) for i in range(-5, 6)]
@@ -84,58 +85,99 @@ class Diagnostics(NamedTuple):
     """What a training step tells besides its loss; means over the batch."""
 
     mask_fraction: Float[Array, ""]  # share of pixels within the mask at the times drawn
-    # Predicted y0 minus base (lr_up) inside the mask, weighted as the loss is: colour drift.
+    # Predicted picture minus lr_up inside the mask, on [-1, 1], weighted as the loss: colour drift.
     y0_offset: Float[Array, "C"]
+
+
+class _Draw(NamedTuple):
+    """What chance decides of a batch."""
+
+    signal: Float[Array, "B"]  # sqrt(g)
+    noise: Float[Array, "B"]  # sqrt(1 - g)
+    level: Float[Array, "B"]  # what the network is told of them
+    eps: Float[Array, "B H W C"]
+    inside: Bool[Array, "B H W 1"]  # M(t)
+    weights: Float[Array, "B"]  # uniform density of t over the one it was drawn by
 
 
 def training_loss(
     predict: Callable[[Float[Array, "B H W C"], Float[Array, "B"]], Float[Array, "B H W C"]],
     key: Key[Array, ""],
     schedule: NoiseSchedule,
-    y0: Float[Array, "B H W C"],
-    base: Float[Array, "B H W C"],
-    attention: Float[Array, "B H W 1"],
+    formulation: Formulation,
+    hr: Float[Array, "B H W C"],
+    lr_up: Float[Array, "B H W C"],
+    attention: Float[Array, "B H W 1"] | None = None,
+    mask: Mask | None = None,
     *,
-    lower_bound: float = 0.05,
-    norm: LossNorm = "pixels",
     penalty: Penalty = "l1",
-    times: Times = "uniform",
-    context: Literal["hr", "lr"] = "hr",
-    network_input: Literal["full", "masked"] = "full",
     continuous: bool = True,
 ) -> tuple[Float[Array, ""], Diagnostics]:
     """E_t || M(t) (eps - predict(z_t, level)) || over a batch, a pure function of its key.
 
     predict sees the state and the level: sqrt(g) if continuous, else the schedule's index of t.
-    times "area" draws t of a picture in proportion to |M(t)| and divides its loss by the density:
-    the same expectation, of less variance with norm "pixels" and of more with norm "area".
-    context says what stands outside M(t) in the state: the noised target ("hr") or the noised base
-    ("lr", what sampling shows); network_input "masked" puts zeros there. With attention 1
-    everywhere this is the base method's loss. Source: YODA, arXiv 2308.07977; SR3, algorithm 1.
+    Without a mask, or with attention 1 everywhere, this is the base method's loss. Source: YODA,
+    arXiv 2308.07977; SR3, arXiv 2104.07636, algorithm 1.
     """
-    key_level, key_eps = jax.random.split(key)
-    steps = None
-    if times == "area":
-        steps = diffused_steps(attention, lower_bound, schedule.num_steps)
-    t, signal = draw_level(key_level, schedule, y0.shape[0], continuous, steps)
-    noise = jnp.sqrt(jnp.maximum(1.0 - signal**2, 0.0)) if continuous else schedule.noise[t]
-    eps = jax.random.normal(key_eps, y0.shape)
-    mask = area_mask(attention, t / schedule.num_steps, lower_bound)
-    z = add_noise(y0, eps, signal, noise)
-    if context == "lr":
-        z = blend(mask, z, add_noise(base, eps, signal, noise))
-    seen = blend(mask, z, jnp.zeros_like(z)) if network_input == "masked" else z
-    eps_hat = predict(seen, signal if continuous else schedule.index[t])
-    costs = masked_loss(eps_hat, eps, mask, norm, penalty)
-    weights = jnp.ones_like(costs)
-    if steps is not None:
-        share = mask.mean((-3, -2, -1))
-        average = steps.mean((-3, -2, -1)) / schedule.num_steps
-        weights = average / jnp.where(share > 0, share, 1.0)
-    loss = (weights * costs).mean()
+    y0, base = formulation.encode(hr, lr_up), formulation.base(lr_up)
+    if mask is None:
+        attention, mask = jnp.ones_like(y0[..., :1]), Mask(times="uniform")
+    drawn = _draw(key, schedule, y0.shape, attention, mask, continuous)
+    z = _corrupt(drawn, y0, base, mask)
+    seen = blend(drawn.inside, z, jnp.zeros_like(z)) if mask.network_input == "masked" else z
+    eps_hat = predict(seen, drawn.level)
+    costs = masked_loss(eps_hat, drawn.eps, drawn.inside, mask.loss_norm, penalty)
+    loss = (drawn.weights * costs).mean()
+    y0_hat = predict_y0(z, jax.lax.stop_gradient(eps_hat), drawn.signal, drawn.noise)
+    return loss, _diagnose(drawn, formulation.decode(y0_hat, lr_up) - lr_up)
 
-    y0_hat = predict_y0(z, jax.lax.stop_gradient(eps_hat), signal, noise)
-    offsets = jnp.where(mask, y0_hat - base, 0.0).sum((1, 2))
-    pixels = (weights * mask.sum((1, 2, 3))).sum()
-    offset = (weights[:, None] * offsets).sum(0) / jnp.where(pixels > 0, pixels, 1.0)
-    return loss, Diagnostics(mask_fraction=mask.mean(), y0_offset=offset)
+
+def _draw(
+    key: Key[Array, ""],
+    schedule: NoiseSchedule,
+    shape: tuple[int, ...],
+    attention: Float[Array, "B H W 1"],
+    mask: Mask,
+    continuous: bool,
+) -> _Draw:
+    key_level, key_eps = jax.random.split(key)
+    steps = diffused_steps(attention, mask.lower_bound, schedule.num_steps)
+    by_area = mask.times == "area"
+    t, signal = draw_level(key_level, schedule, shape[0], continuous, steps if by_area else None)
+    inside = area_mask(steps, t)
+    return _Draw(
+        signal=signal,
+        noise=jnp.sqrt(jnp.maximum(1.0 - signal**2, 0.0)) if continuous else schedule.noise[t],
+        level=signal if continuous else schedule.index[t],
+        eps=jax.random.normal(key_eps, shape),
+        inside=inside,
+        weights=_weigh(steps, inside, schedule.num_steps) if by_area else jnp.ones(shape[0]),
+    )
+
+
+def _weigh(
+    steps: Int[Array, "B H W 1"], inside: Bool[Array, "B H W 1"], num_steps: int
+) -> Float[Array, "B"]:
+    """E_t |M(t)| / |M(t)|, which gives times drawn by area the expectation of uniform ones.
+
+    The loss then has less variance with norm "pixels", and more with norm "area".
+    """
+    share = inside.mean((-3, -2, -1))
+    return steps.mean((-3, -2, -1)) / num_steps / jnp.where(share > 0, share, 1.0)
+
+
+def _corrupt(
+    drawn: _Draw, y0: Float[Array, "B H W C"], base: Float[Array, "B H W C"], mask: Mask
+) -> Float[Array, "B H W C"]:
+    """z_t: the noised target, outside the mask the noised base where the context is "lr"."""
+    z = add_noise(y0, drawn.eps, drawn.signal, drawn.noise)
+    if mask.context == "lr":
+        z = blend(drawn.inside, z, add_noise(base, drawn.eps, drawn.signal, drawn.noise))
+    return z
+
+
+def _diagnose(drawn: _Draw, difference: Float[Array, "B H W C"]) -> Diagnostics:
+    offsets = jnp.where(drawn.inside, difference, 0.0).sum((1, 2))
+    pixels = (drawn.weights * drawn.inside.sum((1, 2, 3))).sum()
+    offset = (drawn.weights[:, None] * offsets).sum(0) / jnp.where(pixels > 0, pixels, 1.0)
+    return Diagnostics(mask_fraction=drawn.inside.mean(), y0_offset=offset)

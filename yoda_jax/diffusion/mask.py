@@ -1,40 +1,63 @@
-"""The area mask: which pixels are diffused at a time."""
+"""The area mask: which pixels are diffused at a time, and the choices that go with it."""
+
+import dataclasses
+import math
+from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float, Int
+
+from yoda_jax.arrays import Array
+
+LossNorm = Literal["pixels", "area"]
+Times = Literal["uniform", "area"]
+Context = Literal["hr", "lr"]
+NetworkInput = Literal["full", "masked"]
 
 
-def area_mask(
-    attention: Float[Array, "*B H W 1"],
-    time: Float[Array, "*B"],
-    lower_bound: float | Float[Array, ""],
-) -> Bool[Array, "*B H W 1"]:
-    """M(t) = [A + l >= t/T].
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """What YODA adds to a base method; None in its place is the base method, without attention.
 
-    attention is A in [0, 1]; time is t/T in [0, 1], one per picture, so the numbers of steps of
-    training and sampling may differ; lower_bound is l; below 1/T some pixels may never be
-    diffused and stay the up-sampled LR picture. Masks nest: the mask of a larger time
-    lies within that of a smaller one. Source: YODA, arXiv 2308.07977, with the comparison made
-    against relative time.
+    lower_bound is l: with at least 1/T every pixel is diffused, below 0 some never are. times is
+    how t is drawn in training, loss_norm what the loss is divided by (all pixels or the mask's).
+    context is what training shows outside the mask, the noised target ("hr") or the noised base
+    ("lr", what sampling shows); network_input "masked" puts zeros there, in sampling too.
     """
-    time = jnp.asarray(time, jnp.float32)[..., None, None, None]
-    return attention.astype(jnp.float32) + lower_bound >= time
+
+    lower_bound: float = 0.05
+    times: Times = "area"
+    loss_norm: LossNorm = "pixels"
+    context: Context = "hr"
+    network_input: NetworkInput = "full"
 
 
 def diffused_steps(
-    attention: Float[Array, "*B H W 1"], lower_bound: float | Float[Array, ""], num_steps: int
-) -> Float[Array, "*B H W 1"]:
-    """floor(T (A + l)) within 0..T, the number of t in 1..T whose mask holds a pixel."""
-    value = attention.astype(jnp.float32) + lower_bound
-    steps = jnp.clip(jnp.floor(value * num_steps), 0, num_steps)
-    # Where the product is almost whole its rounding decides otherwise than the mask's comparison.
-    more = (value >= (steps + 1) / num_steps) & (steps < num_steps)
-    fewer = (value < steps / num_steps) & (steps > 0)
-    return steps + more - fewer
+    attention: Float[Array, "*B H W 1"], lower_bound: float, num_steps: int
+) -> Int[Array, "*B H W 1"]:
+    """floor(T (A + l)) within 0..T, the number of t in 1..T at which a pixel is diffused.
+
+    attention is A in [0, 1], which counts in the 8 bits that maps are stored in, A = a / 255. So
+    whole numbers decide, however it is compiled: floor((T a + floor(255 T l)) / 255) is the same.
+    """
+    level = jnp.rint(255.0 * attention.astype(jnp.float32)).astype(jnp.int32)
+    # Rounded before, for 100 * .29 is 28.999999999999996.
+    bound = math.floor(round(255 * num_steps * lower_bound, 6))
+    return jnp.clip(num_steps * level + bound, 0, 255 * num_steps) // 255
+
+
+def area_mask(steps: Int[Array, "*B H W 1"], t: Int[Array, "*B"]) -> Bool[Array, "*B H W 1"]:
+    """M(t) = [A + l >= t/T], as [steps >= t] of the `diffused_steps` of that T.
+
+    t is within 0..T, one per picture. Masks nest: that of a larger t lies within that of a smaller
+    one. Only t/T matters, so training and sampling may differ in T. Source: YODA,
+    arXiv 2308.07977, with the comparison made against relative time.
+    """
+    return steps >= jnp.asarray(t)[..., None, None, None]
 
 
 def diffused_fraction(
-    attention: Float[Array, "*B H W 1"], lower_bound: float | Float[Array, ""]
+    attention: Float[Array, "*B H W 1"], lower_bound: float
 ) -> Float[Array, "*B"]:
     """E[min(1, max(0, A + l))], the share of pixel-steps that are diffused, one per picture."""
     return jnp.clip(attention.astype(jnp.float32) + lower_bound, 0.0, 1.0).mean((-3, -2, -1))

@@ -1,8 +1,9 @@
 """Between clean target, noise and diffused state."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from yoda_jax.arrays import Array
 from yoda_jax.diffusion.schedule import NoiseSchedule
 
 

@@ -1,13 +1,13 @@
 """Ancestral sampling (DDPM) under the area mask."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Float, Int, Key
 
-from yoda_jax.diffusion.mask import area_mask
+from yoda_jax.arrays import Array
+from yoda_jax.diffusion.mask import Mask, area_mask, diffused_steps
 from yoda_jax.diffusion.noising import add_noise, blend, posterior_step
 from yoda_jax.diffusion.schedule import NoiseSchedule
 
@@ -39,34 +39,37 @@ def reverse_steps(
     schedule: NoiseSchedule,
     noise: FrameNoise,
     base: State,
-    attention: Float[Array, "B H W 1"],
+    attention: Float[Array, "B H W 1"] | None,
     z: State,
-    steps: Int[Array, "N"],
+    times: Int[Array, "N"],
     *,
-    lower_bound: float | Float[Array, ""] = 0.05,
-    network_input: Literal["full", "masked"] = "full",
+    mask: Mask | None = None,
 ) -> State:
-    """Takes z through the given steps t -> t-1, in their order, under one scan.
+    """Takes z through the steps t -> t-1 of the given times, in their order, under one scan.
 
     Inside M(t) stands the base method's step, outside the base noised to t-1, so the state has one
-    noise level. A step whose mask is empty for all pictures does not call the network. The state
-    is float32. Source: YODA, arXiv 2308.07977; SR3, algorithm 2.
+    noise level. Without a mask this is the base method. A step whose mask is empty for all pictures
+    does not call the network. The state is float32. Source: YODA, arXiv 2308.07977; SR3,
+    algorithm 2.
     """
+    if mask is None:
+        attention, mask = jnp.ones_like(base[..., :1]), Mask()
+    steps = diffused_steps(attention, mask.lower_bound, schedule.num_steps)
+    most = steps.max()  # known before the scan, so devices that share the batch agree once
 
     def step(z: State, t: Int[Array, ""]) -> tuple[State, None]:
-        t_all = jnp.full(base.shape[:-3], t)
-        mask = area_mask(attention, t_all / schedule.num_steps, lower_bound)
-        fresh = noise(t)
+        t_all, fresh = jnp.full(base.shape[:-3], t), noise(t)
+        inside = area_mask(steps, t_all)
         outside = add_noise(base, fresh, *_levels(schedule, t - 1, base))
 
         def diffuse(z: State) -> State:
-            seen = blend(mask, z, jnp.zeros_like(z)) if network_input == "masked" else z
+            seen = blend(inside, z, jnp.zeros_like(z)) if mask.network_input == "masked" else z
             eps = denoise(seen, t_all).astype(jnp.float32)
-            return blend(mask, posterior_step(schedule, z, eps, fresh, t_all), outside)
+            return blend(inside, posterior_step(schedule, z, eps, fresh, t_all), outside)
 
-        return jax.lax.cond(jnp.any(mask), diffuse, lambda z: outside, z), None
+        return jax.lax.cond(t <= most, diffuse, lambda z: outside, z), None
 
-    return jax.lax.scan(step, z.astype(jnp.float32), steps)[0]
+    return jax.lax.scan(step, z.astype(jnp.float32), times)[0]
 
 
 def sample(
@@ -74,29 +77,18 @@ def sample(
     schedule: NoiseSchedule,
     noise: FrameNoise,
     base: State,
-    attention: Float[Array, "B H W 1"],
+    attention: Float[Array, "B H W 1"] | None,
     *,
-    lower_bound: float | Float[Array, ""] = 0.05,
-    network_input: Literal["full", "masked"] = "full",
+    mask: Mask | None = None,
 ) -> State:
     """z_0 by all steps T..1 from the noised base: `start_state`, then `reverse_steps`.
 
-    With attention 1 everywhere this is the base method's sampler, with attention 0 and lower bound
-    0 it is the base, bit for bit.
+    Without a mask, or with attention 1 everywhere, this is the base method's sampler; with
+    attention 0 and lower bound 0 it is the base, bit for bit.
     """
     z = start_state(schedule, noise, base)
-    steps = jnp.arange(schedule.num_steps, 0, -1)
-    return reverse_steps(
-        denoise,
-        schedule,
-        noise,
-        base,
-        attention,
-        z,
-        steps,
-        lower_bound=lower_bound,
-        network_input=network_input,
-    )
+    times = jnp.arange(schedule.num_steps, 0, -1)
+    return reverse_steps(denoise, schedule, noise, base, attention, z, times, mask=mask)
 
 
 def _levels(

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from yoda_jax.arrays import Array
 
 Betas = tuple[float, ...]
 
@@ -64,19 +66,19 @@ SCHEDULES: dict[str, Callable[[int, float, float], Betas]] = {
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NoiseSchedule:
-    """Tables over t = 0..T, each of length T + 1 and float32, made by `noise_schedule`.
+    """Tables over t = 0..T, each of length T1 = T + 1 and float32, made by `noise_schedule`.
 
     A state at t is z_t = signal[t] y0 + noise[t] eps. The posterior of t-1 given z_t and y0 has the
     mean posterior_y0[t] y0 + posterior_z[t] z_t and the deviation posterior_std[t]
     (DDPM, equations 6 and 7); posterior_std[1] is 0: the last step adds no noise.
     """
 
-    signal: Float[Array, "T+1"]
-    noise: Float[Array, "T+1"]
-    posterior_y0: Float[Array, "T+1"]
-    posterior_z: Float[Array, "T+1"]
-    posterior_std: Float[Array, "T+1"]
-    index: Float[Array, "T+1"]  # t - 1 of the schedule that training used, also after re-spacing
+    signal: Float[Array, " T1"]
+    noise: Float[Array, " T1"]
+    posterior_y0: Float[Array, " T1"]
+    posterior_z: Float[Array, " T1"]
+    posterior_std: Float[Array, " T1"]
+    index: Float[Array, " T1"]  # t - 1 of the schedule that training used, also after re-spacing
 
     @property
     def num_steps(self) -> int:
@@ -121,5 +123,5 @@ def noise_schedule(betas: Betas, num_steps: int | None = None) -> NoiseSchedule:
     )
 
 
-def _float32_table(values: Sequence[float]) -> Float[Array, "T+1"]:
+def _float32_table(values: Sequence[float]) -> Float[Array, " T1"]:
     return jnp.asarray(values, jnp.float32)

@@ -1,14 +1,11 @@
 """The times that are trained on, and their signal levels."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Float, Int, Key
 
+from yoda_jax.arrays import Array
 from yoda_jax.diffusion.schedule import NoiseSchedule
-
-Times = Literal["uniform", "area"]
 
 
 def draw_level(
@@ -16,7 +13,7 @@ def draw_level(
     schedule: NoiseSchedule,
     batch: int,
     continuous: bool,
-    steps: Float[Array, "B H W 1"] | None = None,
+    steps: Int[Array, "B H W 1"] | None = None,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """Draws t from 1..T and the signal level sqrt(g), for each picture on its own.
 
@@ -27,9 +24,10 @@ def draw_level(
     key_t, key_level = jax.random.split(key)
     t = jax.random.randint(key_t, (batch,), 1, schedule.num_steps + 1)
     if steps is not None:
-        place = t - 1 + jax.random.uniform(jax.random.fold_in(key_t, 0), (batch,))
-        place = jnp.minimum(place, jnp.nextafter(t.astype(jnp.float32), 0.0))  # not rounded to t
-        t = _by_area(place, steps, schedule.num_steps)
+        quantile = t - 1 + jax.random.uniform(jax.random.fold_in(key_t, 0), (batch,))
+        # Not rounded to t.
+        quantile = jnp.minimum(quantile, jnp.nextafter(t.astype(jnp.float32), 0.0))
+        t = _by_area(quantile, steps, schedule.num_steps)
     low, high = schedule.signal[t], schedule.signal[t - 1]
     if not continuous:
         return t, low
@@ -37,14 +35,14 @@ def draw_level(
 
 
 def _by_area(
-    place: Float[Array, "B"], steps: Float[Array, "B H W 1"], num_steps: int
+    quantile: Float[Array, "B"], steps: Int[Array, "B H W 1"], num_steps: int
 ) -> Int[Array, "B"]:
-    """The inverse of the times' distribution at place in [0, T), by bisection.
+    """The time below which quantile / T of the distribution lies, quantile in [0, T), by bisection.
 
     The times 1..t have sum min(steps, t) of sum steps; a picture without any gets 1.
     """
-    target = place * (steps.mean((-3, -2, -1)) / num_steps)
-    t = jnp.zeros(place.shape, jnp.int32)
+    target = quantile * (steps.mean((-3, -2, -1)) / num_steps)
+    t = jnp.zeros(quantile.shape, jnp.int32)
     for power in reversed(range(num_steps.bit_length())):  # the last t that does not pass target
         further = t + 2**power
         passed = jnp.minimum(steps, further[:, None, None, None]).mean((-3, -2, -1))

@@ -15,8 +15,8 @@ WINDOW = 11  # SSIM's Gaussian window: sigma 1.5, cut at 3.5 sigma
 
 
 def psnr(
-    sr: UInt8[np.ndarray, "H W 3"],
-    hr: UInt8[np.ndarray, "H W 3"],
+    sr: np.ndarray,
+    hr: np.ndarray,
     border: int = 0,
     luma: bool = False,
 ) -> float:
@@ -32,8 +32,8 @@ def psnr(
 
 
 def ssim(
-    sr: UInt8[np.ndarray, "H W 3"],
-    hr: UInt8[np.ndarray, "H W 3"],
+    sr: np.ndarray,
+    hr: np.ndarray,
     border: int = 0,
     luma: bool = False,
 ) -> float:
@@ -60,12 +60,17 @@ def ssim(
 
 
 def lr_psnr(
-    sr: UInt8[np.ndarray, "H W 3"], lr: UInt8[np.ndarray, "h w 3"], resampling: Resampling
+    sr: np.ndarray,
+    lr: np.ndarray,
+    resampling: Resampling,
+    border: int = 0,
 ) -> float:
-    """Consistency with the input: PSNR in dB of `lr` and `sr` degraded as `lr` was.
+    """Consistency with the input: PSNR in dB, in RGB, of `lr` and `sr` degraded as `lr` was.
 
-    RGB, no border cut. `resampling` is the rule that made `lr`, "pil" or "matlab". Raises
-    UserError unless sr's size is a multiple of lr's. Source: SRDiff (arXiv 2104.14951), LR-PSNR.
+    `resampling` is the rule that made `lr`; `border` LR pixels are cut off each side. A tile whose
+    LR was cut from a whole reduced picture needs a border of 2: beyond, the reduction has seen
+    pixels outside the tile. Raises UserError unless sr's size is a multiple of lr's. Source: SRDiff
+    (arXiv 2104.14951), LR-PSNR.
     """
     scale = sr.shape[0] // lr.shape[0]
     if scale < 1 or sr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale):
@@ -73,12 +78,10 @@ def lr_psnr(
             f"LR-PSNR expects a picture whose size is a multiple of its low-resolution one, found "
             f"{_size(sr)} and {_size(lr)}: compare pictures of one pair."
         )
-    return psnr(downsample(sr, scale, resampling), lr)
+    return psnr(downsample(sr, scale, resampling), lr, border)
 
 
-def colour_shift(
-    sr: UInt8[np.ndarray, "H W 3"], hr: UInt8[np.ndarray, "H W 3"]
-) -> Float64[np.ndarray, "3"]:
+def colour_shift(sr: np.ndarray, hr: np.ndarray) -> Float64[np.ndarray, "3"]:
     """mean(sr - hr) of each channel, in units of the range [-1,1]; in [-2,2].
 
     Raises UserError unless both are 8-bit RGB pictures of one size.
@@ -96,12 +99,12 @@ def luminance(picture: UInt8[np.ndarray, "H W 3"]) -> Float64[np.ndarray, "H W"]
 
 
 def _compared(
-    sr: UInt8[np.ndarray, "H W 3"],
-    hr: UInt8[np.ndarray, "H W 3"],
+    sr: np.ndarray,
+    hr: np.ndarray,
     border: int,
     luma: bool,
     smallest: int,
-) -> tuple[Float64[np.ndarray, "..."], Float64[np.ndarray, "..."]]:
+) -> tuple[np.ndarray, np.ndarray]:
     """What of the two pictures is compared: inside the border, RGB or Y, in float64."""
     if sr.dtype != np.uint8 or hr.dtype != np.uint8 or sr.shape != hr.shape or sr.shape[2:] != (3,):
         raise UserError(

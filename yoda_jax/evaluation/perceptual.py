@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, nn
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from yoda_jax.arrays import Array
 from yoda_jax.errors import UserError
 
 MIN_SIZE = 32
@@ -19,12 +20,10 @@ SCALE = np.array([0.458, 0.448, 0.450], np.float32).reshape(1, 1, 1, 3)
 # Of each convolution: stride, padding, and whether a max pooling comes before it.
 ALEX_CONVS = ((4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, False))
 
-Features = Sequence[Float[Array, "B h w C"]]
+Features = Sequence[Float[Array, "B _ _ _"]]
 
 
-def lpips(
-    params: dict[str, list], image0: Float[Array, "B H W 3"], image1: Float[Array, "B H W 3"]
-) -> Float[Array, "B"]:
+def lpips(params: dict[str, list], image0: Array, image1: Array) -> Float[Array, "B"]:
     """LPIPS(x0, x1) = sum_l mean_hw w_l . (f_l(x0)/|f_l(x0)| - f_l(x1)/|f_l(x1)|)^2, AlexNet trunk.
 
     params come from `yoda_jax.weights.lpips`; the pictures are RGB in [-1, 1], at least 32 pixels
@@ -39,7 +38,7 @@ def lpips(
 
 
 def distance(
-    features0: Features, features1: Features, heads: Sequence[Float[Array, "C"]]
+    features0: Features, features1: Features, heads: Sequence[Float[Array, "_"]]
 ) -> Float[Array, "B"]:
     """Sum of the layers' distances: features and heads are lists, one entry per layer."""
     layers = zip(features0, features1, heads, strict=True)
@@ -109,7 +108,7 @@ def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
 
 
-def _check_pictures(image0: Float[Array, "B H W 3"], image1: Float[Array, "B H W 3"]) -> None:
+def _check_pictures(image0: Array, image1: Array) -> None:
     shape = image0.shape
     if not (
         shape == image1.shape

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a table, figures a picture, a sheet of pictures, one page."""
+"""What an evaluation leaves behind: a table, figures a picture, one page with its sheet."""
 
 import base64
 import csv
@@ -8,13 +8,17 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageDraw
+from etils import epath
+from jaxtyping import Float
+from PIL import Image
 
-_MARGIN, _HEADER = 4, 14  # pixels between the sheet's pictures and above its columns
+from yoda_jax.evaluation.intervals import by_picture, interval
+from yoda_jax.evaluation.sheet import encoded
+from yoda_jax.runs import write_whole
+
 _UNITS = {
     "psnr": ("PSNR dB", 2),
     "ssim": ("SSIM", 3),
@@ -29,62 +33,132 @@ _UNITS = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One method on all pictures: its label, and a list of values (one a picture) per metric."""
+    """One method: its label, and per metric a list of values, one an example."""
 
     label: str
     values: Mapping[str, Sequence[float]]
 
-    def mean(self, metric: str) -> float:
-        """Mean over the pictures of finite value; infinite if there is none."""
-        values = self._finite(metric)
-        return float(values.mean()) if len(values) else math.inf
 
-    def error(self, metric: str) -> float:
-        """Standard error of the mean; NaN for a single picture."""
-        values = self._finite(metric)
-        if len(values) < 2:
-            return math.nan
-        return float(values.std(ddof=1) / math.sqrt(len(values)))
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A metric of all rows: means of pictures, since examples cut from one are not independent.
 
-    def _finite(self, metric: str) -> np.ndarray:
-        """A picture equal to the true one has an infinite PSNR, which no mean can hold."""
-        values = np.asarray(self.values[metric], np.float64)
-        return values[~np.isposinf(values)]
+    An example of infinite PSNR in any row is left out of all of them.
+    """
+
+    values: Float[np.ndarray, "rows pictures"]
+    left_out: int
+
+    @property
+    def means(self) -> Float[np.ndarray, " rows"]:
+        """Mean over pictures of each row; nan where nothing is finite."""
+        return self.values.mean(1)
+
+    @property
+    def errors(self) -> Float[np.ndarray, " rows"]:
+        """Standard errors of the means; nan for a single picture."""
+        count = self.values.shape[1]
+        if count < 2:
+            return np.full(len(self.values), np.nan)
+        return self.values.std(1, ddof=1) / math.sqrt(count)
+
+    def difference(self, row: int, reference: int) -> tuple[float, float]:
+        """(mean, half its 95 % interval) of a row's differences to another, picture by picture."""
+        return interval((self.values[row] - self.values[reference])[None])
 
 
-def table(rows: Sequence[Row]) -> str:
-    """A Markdown table, mean ± standard error over pictures; columns are aligned for a terminal."""
-    metrics = [m for m in _UNITS if all(m in row.values for row in rows)]
-    cells = [["", *(_UNITS[m][0] for m in metrics)]]
-    for row in rows:
-        figures = [
-            f"{row.mean(m):.{_UNITS[m][1]}f} ± {row.error(m):.{_UNITS[m][1]}f}" for m in metrics
-        ]
-        cells.append([row.label, *figures])
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = [
+def summarise(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Summary]:
+    """The metrics that all rows have, over the pictures called `names` (one an example)."""
+    metrics = [m for m in rows[0].values if all(m in row.values for row in rows)]
+    stacked = {m: np.array([row.values[m] for row in rows], np.float64) for m in metrics}
+    return {
+        m: Summary(by_picture(v, names), int((~np.isfinite(v)).any(0).sum()))
+        for m, v in stacked.items()
+    }
+
+
+def table(rows: Sequence[Row], names: Sequence[str], reference: int = 0) -> str:
+    """Two Markdown tables: means ± standard errors over pictures, and differences to a row.
+
+    Differences are paired by picture, with 95 % intervals; columns are aligned for a terminal.
+    """
+    summaries = {m: s for m, s in summarise(rows, names).items() if m in _UNITS}
+    metrics = [m for m in _UNITS if m in summaries]
+    head = [_UNITS[m][0] for m in metrics]
+    lines = [["", *head]]
+    for i, row in enumerate(rows):
+        lines.append([row.label])
+        for m in metrics:
+            lines[-1].append(figure(summaries[m].means[i], summaries[m].errors[i], _UNITS[m][1]))
+    text = markdown(lines)
+    if len(rows) > 1:
+        lines = [[f"minus {rows[reference].label}", *head]]
+        for i, row in enumerate(rows):
+            if i != reference:
+                pairs = (summaries[m].difference(i, reference) for m in metrics)
+                digits = (_UNITS[m][1] for m in metrics)
+                cells = (figure(*pair, d, "+") for pair, d in zip(pairs, digits, strict=True))
+                lines.append([row.label, *cells])
+        text += f"\n\n{markdown(lines)}"
+    if out := [f"{_UNITS[m][0]} {s.left_out}" for m, s in summaries.items() if s.left_out]:
+        text += f"\n\nExamples of infinite value, left out of all rows: {', '.join(out)}."
+    return text
+
+
+def figure(value: float, error: float, digits: int, sign: str = "") -> str:
+    """A figure with its error, if there is one, to so many digits."""
+    text = f"{value:{sign}.{digits}f}"
+    return text if math.isnan(error) else f"{text} ± {error:.{digits}f}"
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first line is its head, in columns of equal width."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    padded = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
-        for line in cells
+        for line in lines
     ]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(lines)
+    padded.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(padded)
 
 
 def write(
-    folder: Path, rows: Sequence[Row], names: Sequence[str], protocol: str, sheet: Image.Image
+    folder: epath.Path,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    examples: Sequence[str],
+    facts: Mapping[str, Any],
+    sheet: Image.Image,
+    reference: int = 0,
 ) -> None:
-    """Writes metrics.json, per_image.csv, sheet.png and report.html, each whole."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes metrics.json, per_image.csv, sheet.png and report.html, each whole.
+
+    names are those of pictures, one an example; examples how each is called in per_image.csv. facts
+    go into metrics.json and have the `protocol`, a sentence.
+    """
+    summaries = summarise(rows, names)
     metrics = {
-        "protocol": protocol,
-        "pictures": len(names),
+        **facts,
+        "examples": len(names),
+        "pictures": len(set(names)),
         "rows": {
             row.label: {
-                m: {"mean": _finite(row.mean(m)), "error": _finite(row.error(m))}
-                for m in row.values
+                m: {"mean": _finite(s.means[i]), "error": _finite(s.errors[i])}
+                for m, s in summaries.items()
             }
-            for row in rows
+            for i, row in enumerate(rows)
         },
+        "differences to": rows[reference].label,
+        "differences": {
+            row.label: {
+                m: {"mean": _finite(mean), "interval": _finite(half)}
+                for m, s in summaries.items()
+                for mean, half in [s.difference(i, reference)]
+            }
+            for i, row in enumerate(rows)
+            if i != reference
+        },
+        "left out": {m: s.left_out for m, s in summaries.items() if s.left_out},
     }
     write_whole(folder / "metrics.json", json.dumps(metrics, indent=2).encode())
 
@@ -93,59 +167,23 @@ def write(
     columns = list(rows[0].values)
     writer.writerow(["method", "picture", *columns])
     for row in rows:
-        for i, name in enumerate(names):
-            writer.writerow([row.label, name, *(f"{row.values[m][i]:.6g}" for m in columns)])
+        for i, example in enumerate(examples):
+            writer.writerow([row.label, example, *(f"{row.values[m][i]:.6g}" for m in columns)])
     # Names that are no UTF-8 keep their bytes.
     write_whole(folder / "per_image.csv", text.getvalue().encode("utf-8", "surrogateescape"))
 
-    png = io.BytesIO()
-    sheet.save(png, "PNG")
-    write_whole(folder / "sheet.png", png.getvalue())
+    png = encoded(sheet)
+    write_whole(folder / "sheet.png", png)
     page = (
         "<!doctype html><meta charset=utf-8><title>Evaluation</title>"
         "<style>body{font:15px sans-serif;margin:2em}pre{font-size:13px}</style>"
-        f"<h1>Evaluation</h1><p>{html.escape(protocol)}</p><pre>{html.escape(table(rows))}</pre>"
-        f"<img src='data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}'>"
+        f"<h1>Evaluation</h1><p>{html.escape(facts['protocol'])}</p>"
+        f"<pre>{html.escape(table(rows, names, reference))}</pre>"
+        f"<img src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
     )
     write_whole(folder / "report.html", page.encode())
-
-
-def picture_sheet(
-    columns: Mapping[str, Sequence[UInt8[np.ndarray, "h w c"]]], size: int
-) -> Image.Image:
-    """Pictures in labelled columns, a picture a row, scaled into size x size by copying pixels."""
-    rows = len(next(iter(columns.values())))
-    step = size + _MARGIN
-    sheet = Image.new(
-        "RGB", (_MARGIN + step * len(columns), _HEADER + _MARGIN + step * rows), "lightgrey"
-    )
-    draw = ImageDraw.Draw(sheet)
-    for i, (label, pictures) in enumerate(columns.items()):
-        left = _MARGIN + step * i
-        draw.text((left, 1), label, fill="black")
-        for j, picture in enumerate(pictures):
-            image = Image.fromarray(np.repeat(picture, 3 // picture.shape[-1], axis=-1))
-            factor = size / max(image.size)
-            fitted = tuple(max(round(n * factor), 1) for n in image.size)
-            image = image.resize(fitted, Image.Resampling.NEAREST)
-            sheet.paste(image, (left, _HEADER + step * j))
-    return sheet
-
-
-def picture_grid(rows: Mapping[str, UInt8[np.ndarray, "B h w c"]]) -> UInt8[np.ndarray, "H W 3"]:
-    """LR, attention, sample and HR of a batch {lr, attention, sr, hr} as one picture."""
-    size = max(rows["hr"].shape[1], 64)
-    columns = {"LR": rows["lr"], "attention": rows["attention"], "SR": rows["sr"], "HR": rows["hr"]}
-    return np.asarray(picture_sheet(columns, size))
 
 
 def _finite(value: float) -> float | None:
     # JSON knows neither NaN nor infinity.
     return value if math.isfinite(value) else None
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name and renames it."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)

@@ -1,11 +1,13 @@
 """compare: the base method and YODA, trained alike on the same records, in one table."""
 
-from pathlib import Path
-
 from absl import logging
 from ml_collections import ConfigDict
 
-from yoda_jax.jobs import evaluate, parts, precompute, train
+from yoda_jax.configuration import build, fields, restore
+from yoda_jax.jobs import evaluate, precompute, train
+from yoda_jax.runs import Run
+
+_TO = 2  # the row that differences are taken to: base + mask
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -14,27 +16,33 @@ def run(config: ConfigDict, workdir: str) -> None:
     The four rows say which half does what: bicubic; base method; base weights sampled with the
     mask; trained and sampled with the mask. Each training resumes by itself.
     """
-    train.check_batches(config)
-    config = parts.complete(config, f"{workdir}/base", f"{workdir}/yoda")
-    config.data.records = config.data.records or str(Path(workdir) / "records")
-    precompute.run(config, workdir)
-    evaluation = evaluate.Evaluation(config, workdir)
-    folders = {name: str(Path(workdir) / name) for name in ("base", "yoda")}
-    for name, folder in folders.items():
-        part = config.copy_and_resolve_references()
-        part.mask.enabled = name == "yoda"
-        logging.info("training %s", "with the mask" if part.mask.enabled else "the base method")
-        train.fit(part, folder)
-    base, yoda = (evaluate.load_weights(config, folder)[0] for folder in folders.values())
-    logging.info("sampling %d held-out examples three times", len(evaluation.indices))
-    evaluation.add_bicubic()
-    evaluation.add("base", base, masked=False)
-    evaluation.add("base + mask", base, masked=True)
-    evaluation.add("YODA", yoda, masked=True)
-    evaluation.report(Path(workdir) / "eval")
+    where = Run(workdir)
+    yoda = config.copy_and_resolve_references()
+    yoda.data.records = config.data.records or str(where.folder / "records")
+    yoda.mask.enabled = True
+    base = yoda.copy_and_resolve_references()
+    base.mask.enabled = False
+    for half in (base, yoda):
+        fields.validate(half)
+        train.check_batches(half)
+    precompute.run(yoda, workdir)
+    compared = evaluate.comparison(yoda, where)
+    evaluate.check_own_figures(yoda, where, compared)
+    weights = []
+    for half, name in ((base, "base"), (yoda, "yoda")):
+        logging.info("training %s", "with the mask" if half.mask.enabled else "the base method")
+        train.fit(half, str(where.folder / name))
+        weights.append(restore.weights(half, Run(where.folder / name)).params)
+    logging.info("sampling %d held-out examples three times", len(compared.held_out.indices))
+    plain, masked, label = build.method(base), build.method(yoda), evaluate.yoda_label(yoda.mask)
+    compared.add_bicubic(plain)
+    compared.add("base", plain, weights[0], config.seed)
+    compared.add("base + mask", masked, weights[0], config.seed)
+    compared.add(label, masked, weights[1], config.seed)
+    evaluate.write(yoda, where, compared, {"steps": config.train.steps}, reference=_TO)
     print(
-        "base: the base method; base + mask: its weights, sampled with the mask; YODA: trained and "
-        "sampled with the mask.\n"
+        f"base: the base method; base + mask: its weights, sampled with the mask; {label}: trained "
+        "and sampled with the mask.\n"
         "Next: your own pictures, with --config.data.train=folder:PATH; longer, with "
         "--config.train.steps=N (this run then goes on where it stopped);\n"
         f"loss curves, with tensorboard --logdir {workdir}."

@@ -1,40 +1,36 @@
 """export: the newest checkpoint -> safetensors, in our names and in the public code's."""
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from yoda_jax.evaluation.report import write_whole
-from yoda_jax.jobs import build, evaluate, parts
-from yoda_jax.jobs.import_weights import METADATA
-from yoda_jax.training.checkpoints import Checkpoints
+from yoda_jax.configuration import build, restore
+from yoda_jax.runs import Run, located, write_whole
 from yoda_jax.weights import public
+from yoda_jax.weights.foreign import METADATA
 
 
-def run(config: ConfigDict, workdir: str, output: str) -> None:
+def run(config: ConfigDict, workdir: str, output: str, step: int | None = None) -> None:
     """Writes OUTPUT.safetensors and OUTPUT.public.safetensors, each with the configuration in it.
 
-    The weights are those that are sampled with (averaged ones where there are). Both files can be
-    imported again, bit for bit.
+    The weights are those that are sampled with (averaged ones where there are), of the newest
+    checkpoint or that of a step. Both files can be imported again, bit for bit.
     """
-    config = parts.complete(config, workdir)
-    params, _, step = evaluate.load_weights(config, workdir)
-    with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
-        trained_with = {k: v for k, v in checkpoints.config().items() if k in config}
-    params = jax.tree.map(np.asarray, params)
-    network = build.network(config)
+    where = Run(workdir)
+    weights = restore.weights(config, where, step)
+    saved = restore.saved_configuration(where, weights.step)
+    trained_with = {k: v for k, v in saved.items() if k in config}
+    params = jax.tree.map(np.asarray, weights.params)
     files = {
         "ours": public.to_own(params),
-        "public": public.to_public(network, params),
+        "public": public.to_public(build.network(config), params),
     }
-    stem = Path(output.removesuffix(".safetensors"))
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem = located(output.removesuffix(".safetensors"))
     for names, entries in files.items():
-        text = json.dumps({"names": names, "step": step, "config": trained_with})
+        text = json.dumps({"names": names, "step": weights.step, "config": trained_with})
         path = stem.with_name(f"{stem.name}{'.public' if names == 'public' else ''}.safetensors")
         write_whole(path, safetensors.numpy.save(entries, {METADATA: text}))
-        print(f"{path}: {len(entries)} entries in {names} names, step {step}")
+        print(f"{path}: {len(entries)} entries in {names} names, step {weights.step}")

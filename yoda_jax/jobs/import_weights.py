@@ -3,8 +3,8 @@
 A backbone of attention has no run: it becomes a .safetensors file, which needs no PyTorch.
 """
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -12,140 +12,129 @@ import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
+from yoda_jax.compatibility import flag
+from yoda_jax.configuration import build, fields
+from yoda_jax.diffusion.schedule import SCHEDULES
 from yoda_jax.errors import UserError
-from yoda_jax.evaluation.report import write_whole
-from yoda_jax.jobs import build, train, validation
+from yoda_jax.models.networks import NETWORKS
+from yoda_jax.runs import Run, write_whole
 from yoda_jax.training import sharding
-from yoda_jax.training.checkpoints import Checkpoints
 from yoda_jax.training.state import create
-from yoda_jax.weights import dino, public
-from yoda_jax.weights.tensor_file import read_metadata
+from yoda_jax.weights import dino, foreign
+from yoda_jax.weights.tensor_file import ORIGINAL, weights_digest
 
-METADATA = "yoda_jax"  # under which an exported file carries its configuration
+_SCHEDULE = ("diffusion.schedule", "diffusion.steps", "diffusion.beta_start", "diffusion.beta_end")
+_GROUPS = "model.groups is not in the file: take norm_groups of its training"
 
 
 def run(config: ConfigDict, workdir: str, input: str) -> None:
     """Writes the weights of a file as the checkpoint of step 0, or as a backbone's .safetensors.
 
-    The file is one of SR3's, SRDiff's or RRDB's public code, one of `export`, or of a backbone that
-    `weights.dino` reads. Its configuration must be the one given, as far as shapes and schedule
-    tell (a backbone's has none); everything is checked before the workdir is made. Raises UserError
-    otherwise.
+    The file is one that `weights.foreign` reads. Its configuration must be the one given, as far
+    as the file tells it (a backbone's has none); everything is checked before the workdir is made.
+    Raises UserError otherwise.
     """
-    tensors, metadata = dino.read_weights(input), read_metadata(input)
-    backbone = dino.backbone_entries(tensors)
-    if name := dino.recognise(backbone, input):
-        _write_backbone(name, backbone, Path(workdir), input)
-        return
-    exported = _exported(metadata, input)
-    ours = exported is not None and exported[0]
-    if not ours:
-        name, entries, table = public.entries_of(tensors)
-        found = public.settings_of(name, entries, config.data.hr_size)
-    if exported is not None:  # it knows more than its entries tell
-        entries = tensors if ours else entries
-        _, found, table = exported
-    config = _agreed(config, found, input)
-    method = build.method(config)
-    if table is not None and method.network.diffuses:
-        _check_schedule(config, table, input)
-    lr_size = config.data.hr_size // config.data.scale
-    shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), lr_size))
-    if ours:
-        params = public.from_own(entries, shapes)
+    found = foreign.read(input, config.data.hr_size)
+    if isinstance(found, foreign.Backbone):
+        _write_backbone(found, Run(workdir), input)
     else:
-        params = public.from_public(method.network, entries, shapes)
-    if (Path(workdir) / "checkpoints").exists():
-        raise UserError(f"{workdir} holds checkpoints already; name another --workdir.")
-    _, abstract = train.make_state(config, method, sharding.make_mesh())
-    where = jax.tree.map(lambda s: s.sharding, abstract)
+        _write_checkpoint(found, _agreed(config, found, input), Run(workdir), input)
+
+
+def _write_checkpoint(
+    found: foreign.Checkpoint, config: ConfigDict, where: Run, input: str
+) -> None:
+    """Writes a network's parameters as a run has them before its first step."""
+    method = build.method(config)
+    shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), build.lr_size(config)))
+    params = found.parameters(method.network, shapes)
+    if where.checkpoints.exists():
+        raise UserError(f"{where} holds checkpoints already; name another --workdir.")
+    _, abstract = build.state(config, method, sharding.make_mesh())
+    shardings = jax.tree.map(lambda s: s.sharding, abstract)
     optimizer, average = build.optimizer(config), config.train.ema_decay > 0
-    state = jax.jit(lambda p: create(p, optimizer, average), out_shardings=where)(params)
-    with Checkpoints(Path(workdir) / "checkpoints", config.train.keep_checkpoints) as checkpoints:
+    state = jax.jit(lambda p: create(p, optimizer, average), out_shardings=shardings)(params)
+    with build.checkpoints(config, where) as checkpoints:
         checkpoints.save(state, 0, config.to_dict() | {"imported": Path(input).name})
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-    print(f"{input}: {len(entries)} entries, {count:,} parameters")
-    for field, value in found.items():
-        print(f"  --config.{field}={value}")
-    print(f"written to {workdir}; use it with the same --config and --workdir={workdir}")
+    print(f"{input}: {len(found.entries)} entries, {count:,} parameters")
+    for field, value in found.settings.items():
+        print(f"  {flag(field, value)}")
+    if config.model.name == "sr3" and "model.groups" not in found.settings:
+        print(f"  --config.model.groups={config.model.groups} ({_GROUPS})")
+    print(f"written to {where}; use it with --workdir={where}, and to train with this --config")
 
 
-def _write_backbone(
-    name: str, entries: Mapping[str, np.ndarray], workdir: Path, input: str
-) -> None:
+def _write_backbone(found: foreign.Backbone, where: Run, input: str) -> None:
     """Writes a backbone's entries under their own names, by which positions are interpolated."""
-    path = workdir / f"{name}.safetensors"
+    path = where.folder / f"{found.name}.safetensors"
     if path.exists():
         raise UserError(f"{path} exists already; name another --workdir or delete that file.")
-    _, params = dino.from_entries(name, entries, input)
-    arrays = {key: np.ascontiguousarray(value) for key, value in entries.items()}
-    data = safetensors.numpy.save(arrays, {build.ORIGINAL: build.weights_digest(input)})
-    workdir.mkdir(parents=True, exist_ok=True)
+    _, params = dino.from_entries(found.name, found.entries, input)
+    arrays = {key: np.ascontiguousarray(value) for key, value in found.entries.items()}
+    data = safetensors.numpy.save(arrays, {ORIGINAL: weights_digest(input)})
     write_whole(path, data)
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-    print(f"{input}: {len(entries)} entries, {count:,} parameters, recognised as {name}")
+    print(f"{input}: {len(arrays)} entries, {count:,} parameters, recognised as {found.name}")
     print(f"written to {path}; use it with")
-    print(f"  --config.attention.weights={path} --config.attention.source={name}")
+    print(f"  --config.attention.weights={path} --config.attention.source={found.name}")
 
 
-def _exported(metadata: Mapping[str, str], input: str) -> tuple[bool, dict, np.ndarray] | None:
-    """(whether it has our names, the fields that fix what its weights mean, its betas).
+def _agreed(config: ConfigDict, found: foreign.Checkpoint, input: str) -> ConfigDict:
+    """The configuration with the sizes of parts, which only the file tells.
 
-    None for a file that `export` did not write. Raises UserError for one that was damaged.
+    Raises UserError where the two differ otherwise, with all flags that make them agree.
     """
-    if METADATA not in metadata:
-        return None
-    try:
-        written = json.loads(metadata[METADATA])
-        saved, names = ConfigDict(written["config"]), written["names"]
-        found = {  # JSON knows no tuples
-            f"model.{field}": tuple(value) if isinstance(value, list) else value
-            for field, value in saved.model.items()
-            if value
-        }
-        found |= {
-            "data.scale": saved.data.scale,
-            "data.resampling": saved.data.resampling,
-            "diffusion.formulation": saved.diffusion.formulation,
-        }
-        return names == "ours", found, np.array(build.betas(saved), np.float32)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{input} must hold the configuration that it was exported with, found what cannot be "
-            f"read ({' '.join(str(error).split())}); export it again."
-        ) from error
-
-
-def _agreed(config: ConfigDict, found: dict, input: str) -> ConfigDict:
-    """The configuration with what only the file can tell; raises UserError where the two differ."""
-    config = config.copy_and_resolve_references()
-    different = []
-    for name, value in found.items():
+    settings = found.settings | ({} if found.betas is None else _schedule(found.betas, input))
+    theirs = config.copy_and_resolve_references().lock()
+    for name, value in settings.items():
         group, field = name.split(".")
-        if field not in config[group]:
+        try:
+            theirs[group][field] = value
+        except (AttributeError, KeyError, TypeError) as error:
             raise UserError(
                 f"{input} must have been made with fields that there are here, found "
                 f"{name}={value!r}; import it with the version that exported it."
-            )
-        expected = config[group][field]
-        if field.partition("_")[0] in build.network(config).parts:  # shape of a part
-            config[group][field] = value
-        elif expected != value:
-            different.append(validation.flag(name, value))
+            ) from error
+    # What no file tells, and what must fit what it tells.
+    theirs.diffusion.sampling_steps = min(config.diffusion.sampling_steps, theirs.diffusion.steps)
+    if theirs.model.name == "sr3" and "model.groups" not in settings:
+        theirs.model.groups = math.gcd(config.model.groups, theirs.model.features)
+    fields.validate(theirs)
+    names = dict.fromkeys((*settings, "diffusion.sampling_steps", "model.groups"))
+    if _equal(build.betas(config), build.betas(theirs)):  # said in other fields perhaps
+        names = [name for name in names if name not in _SCHEDULE]
+    ours, different = config.copy_and_resolve_references(), []
+    for name in names:
+        group, field = name.split(".")
+        if field.partition("_")[0] in NETWORKS[theirs.model.name].parts:  # shape of a part
+            ours[group][field] = theirs[group][field]
+        elif ours[group][field] != theirs[group][field]:
+            different.append(flag(name, theirs[group][field]))
     if different:
+        guessed = theirs.model.groups not in (config.model.groups, settings.get("model.groups"))
+        unknown = f" ({_GROUPS})" if guessed else ""
         raise UserError(
             f"{input} was made with another configuration than this one; add "
-            f"{' '.join(different)}, or take the configuration it was made with."
+            f"{' '.join(different)}{unknown}, or take the configuration it was made with."
         )
-    validation.validate(config)
-    return config
+    return ours
 
 
-def _check_schedule(config: ConfigDict, table: np.ndarray, input: str) -> None:
-    betas = np.array(build.betas(config), np.float32)
-    if betas.shape != table.shape or not np.allclose(betas, table, rtol=1e-4, atol=1e-8):
-        raise UserError(
-            f"{input} was trained with {len(table)} steps and betas from {table[0]:.3g} to "
-            f"{table[-1]:.3g}, this configuration has {len(betas)} from {betas[0]:.3g} to "
-            f"{betas[-1]:.3g}; set --config.diffusion.schedule, steps, beta_start and beta_end."
-        )
+def _schedule(betas: np.ndarray, input: str) -> dict[str, object]:
+    """The fields of the schedule that has these betas; raises UserError where none has them."""
+    if betas.ndim == 1 and betas.size:
+        # A table is float32: .01 comes as .009999999776.
+        start, end = (float(f"{beta:.6g}") for beta in betas[[0, -1]])
+        for name, schedule in SCHEDULES.items():
+            if _equal(schedule(len(betas), start, end), betas):
+                values = (name, len(betas), start, end)
+                return dict(zip(_SCHEDULE[: 2 if name == "cosine" else 4], values, strict=False))
+    raise UserError(
+        f"{input} must have been trained with one of the schedules {', '.join(SCHEDULES)}, found a "
+        f"table betas of shape {betas.shape} that none of them gives; take another checkpoint."
+    )
+
+
+def _equal(one: Sequence[float], other: Sequence[float] | np.ndarray) -> bool:
+    return len(one) == len(other) and np.allclose(one, other, rtol=1e-4, atol=1e-8)

@@ -1,56 +1,63 @@
 """precompute: pictures -> records with attention, shared out over processes, resumable."""
 
 import itertools
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import jax
-import numpy as np
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from yoda_jax.configuration import build, fields
+from yoda_jax.data import contents, inventory
+from yoda_jax.data.catalogue import Load
+from yoda_jax.data.decode import silent_decoders
 from yoda_jax.data.examples import Prepared, examples, prepare
-from yoda_jax.data.photos import BadPicture, Files, Load, Source, hold_out, open_source
-from yoda_jax.data.records import (
-    read_index,
-    read_manifest,
-    shard_path,
-    write_manifest,
-    write_shard,
-)
+from yoda_jax.data.photos import BadPicture, Source, open_splits
+from yoda_jax.data.records import read_manifest, shard_path, write_shard
 from yoda_jax.errors import UserError
-from yoda_jax.jobs import build, summary, validation
+from yoda_jax.jobs import summary
+from yoda_jax.logs import Eta
 from yoda_jax.prefetch import prefetch
+from yoda_jax.processes import decided, is_first, together
+from yoda_jax.runs import Run
+from yoda_jax.training.checkpoint_folder import CheckpointFolder
 
-_LOG_SECONDS = 10
+SPLITS = ("train", "eval")
 
 
-def run(config: ConfigDict, workdir: str, splits: Sequence[str] = ("train", "eval")) -> None:
-    """Writes what is missing of the training and evaluation records, and says what there is."""
-    validation.require_source(config)
-    wanted = {split: build.record_folder(config, workdir, split) for split in splits}
-    expected = {split: settings(config, split) for split in wanted}
-    done = {split: _complete(wanted[split], expected[split]) for split in wanted}
-    if all(manifest is not None for manifest in done.values()):
-        if None in expected[splits[0]].values():
+def run(config: ConfigDict, workdir: str, splits: Sequence[str] = SPLITS) -> None:
+    """Writes what is missing of the training and evaluation records, and says what there is.
+
+    Records of pictures that have changed since are made anew, shard by shard; but where a training
+    was begun on them in this workdir they stay, and a warning says how the pictures differ.
+    """
+    fields.require_source(config)
+    where = Run(workdir)
+    folders = {split: where.records(split, config.data.records) for split in SPLITS}
+    expected = {split: settings(config, split) for split in splits}
+    plans = decided(lambda: _plan(config, expected, folders, _is_begun(where)))
+    if not plans:
+        together(lambda: _report(config, expected, folders) if is_first() else None)
+        return
+    sources = together(lambda: _same_sources(config, plans))
+    attention = together(lambda: build.attention(config))
+    for split, plan in plans.items():
+        _write_split(
+            config, split, sources[split], folders[split], plan, expected[split], attention
+        )
+
+
+def _report(config: ConfigDict, expected: dict[str, dict], folders: dict[str, epath.Path]) -> None:
+    for split, wanted in expected.items():
+        if None in wanted.values():
             logging.warning(
                 "attention.weights=%s was not found; the records were made with %s",
                 config.attention.weights,
-                done[splits[0]]["settings"]["attention.weights"],
+                read_manifest(folders[split])["settings"]["attention.weights"],
             )
-        for split in done:
-            summary.report(config, split, wanted[split], "already complete")
-        return
-    sources, attention = _sources(config), build.attention(config)
-    # Complete ones first. Held-out pictures are drawn from those of training: where these have
-    # changed since, both splits have to follow, or one picture ends up in both.
-    for split in sorted(done, key=lambda split: done[split] is None):
-        if done[split] is None or not config.data.eval:
-            _write_split(config, split, sources[split], wanted[split], expected[split], attention)
+        summary.report(config, split, folders[split], "already complete")
 
 
 def settings(config: ConfigDict, split: str) -> dict:
@@ -75,135 +82,149 @@ def settings(config: ConfigDict, split: str) -> dict:
     return settings
 
 
-def _compare(where: object, found: dict, expected: dict) -> None:
-    """Raises UserError for a setting that differs; one that is expected as None is not known."""
-    different = [
-        k
-        for k in expected.keys() | found.keys()
-        if expected.get(k, ...) is not None and found.get(k) != expected.get(k)
-    ]
-    if different:
-        name = min(different)
+def _is_begun(where: Run) -> bool:
+    """Whether a training in the folder of a run, or in one below it, has saved anything."""
+    folders = [where.folder]
+    for _ in range(3):  # a run; halves of a comparison; trainings of a study
+        if any(CheckpointFolder(folder / "checkpoints").steps() for folder in folders):
+            return True
+        inside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+        folders = [path for path in inside if path.is_dir()]
+    return False
+
+
+def _open(config: ConfigDict) -> dict[str, Source | UserError]:
+    data = config.data
+    return open_splits(data.train, data.eval, data.holdout, data.tfds_dir or None)
+
+
+def _plan(
+    config: ConfigDict,
+    expected: dict[str, dict],
+    folders: dict[str, epath.Path],
+    begun: bool,
+) -> dict[str, dict]:
+    """Of each split that is to be written: its missing shards, their number, and its pictures.
+
+    Raises UserError for records of other settings, for missing ones whose pictures cannot be had,
+    and where pictures of evaluation are in training too.
+    """
+    sources, plans = _open(config), {}
+    stored = {split: inventory.pictures(folder) for split, folder in folders.items()}
+    prints = dict(stored)
+    for split in expected:
+        if not isinstance(sources[split], UserError):
+            prints[split] = sources[split].prints()
+    _check_shared(config, prints)
+    for split, wanted in expected.items():
+        folder, source, per_shard = folders[split], sources[split], config.data.pictures_per_shard
+        complete = (folder / "manifest.json").exists()
+        if isinstance(source, UserError):
+            if not complete:
+                raise source
+            inventory.check_settings(folder, wanted)
+            continue
+        shards, missing = inventory.missing(folder, prints[split], per_shard, wanted)
+        if complete and missing and begun:
+            logging.warning(
+                "the %s records in %s are not of the pictures that are there now (%s), but a "
+                "training was begun on them and keeps them; for the new ones, take another "
+                "--workdir",
+                split,
+                folder,
+                contents.changes(stored[split], prints[split]),
+            )
+        elif missing or not complete:
+            plans[split] = {"shards": shards, "missing": missing, "names": _checksum(source)}
+    return plans
+
+
+def _check_shared(config: ConfigDict, prints: dict[str, dict[str, str]]) -> None:
+    """Raises UserError where evaluation pictures are training pictures."""
+    pairs = contents.shared(prints["eval"], prints["train"])
+    if pairs and config.data.eval:
         raise UserError(
-            f"{where} was made with {name}={found.get(name)!r}, this configuration says "
-            f"{expected.get(name)!r}; set --config.data.records to another folder, or delete that "
-            "one."
+            f"{len(pairs)} pictures of --config.data.eval={config.data.eval} are in "
+            f"data.train={config.data.train} as well, first {pairs[0][0]} (there {pairs[0][1]}), "
+            "and figures on them would not be of pictures held out; name other ones, or hold some "
+            'of data.train out by "--config.data.eval=" with --config.data.holdout=N.'
+        )
+    if pairs:
+        logging.warning(
+            "%d held-out pictures are in training as well by other names, first %s, which is %s; "
+            "remove the copies and run again",
+            len(pairs),
+            *pairs[0],
         )
 
 
-def _complete(folder: Path, settings: dict) -> dict | None:
-    manifest = read_manifest(epath.Path(folder))
-    if manifest is not None:
-        _compare(folder, manifest["settings"], settings)
-    return manifest
+def _checksum(source: Source) -> int:
+    """Of the pictures' names in their order."""
+    return zlib.crc32(repr(source.names).encode("utf-8", "surrogateescape"))
 
 
-def _sources(config: ConfigDict) -> dict[str, Source]:
-    train = open_source(config.data.train, config.data.tfds_dir or None)
-    if config.data.eval:
-        return {
-            "train": train,
-            "eval": open_source(config.data.eval, config.data.tfds_dir or None),
-        }
-    rest, held_out = hold_out(train, config.data.holdout)
-    return {"train": rest, "eval": held_out}
+def _same_sources(config: ConfigDict, plans: dict[str, dict]) -> dict[str, Source]:
+    """The pictures of each split, which this process has to see as the first one does."""
+    sources = _open(config)
+    for split, plan in plans.items():
+        if isinstance(sources[split], UserError):
+            raise sources[split]
+        if _checksum(sources[split]) != plan["names"]:
+            raise UserError(
+                f"Process {jax.process_index()} does not see the pictures of {sources[split].spec} "
+                "that the first process sees; name a folder that all share, and run again once "
+                "nothing is copied into it any more."
+            )
+    return sources
 
 
 def _write_split(
     config: ConfigDict,
     split: str,
     source: Source,
-    folder: Path,
+    root: epath.Path,
+    plan: dict,
     settings: dict,
     attention: build.Attention,
 ) -> None:
-    root = epath.Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    per_shard = config.data.pictures_per_shard
-    shards = -(-len(source) // per_shard)
+    per_shard, shards = config.data.pictures_per_shard, plan["shards"]
+
+    def begin() -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "manifest.json").unlink(missing_ok=True)  # the records are no longer complete
 
     def write_shards() -> None:
-        missing = []
-        for shard in range(jax.process_index(), shards, jax.process_count()):
-            path = shard_path(root, shard, shards)
-            start, stop = shard * per_shard, min((shard + 1) * per_shard, len(source))
-            index, made_of = read_index(path), _made_of(source, start, stop)
-            if index is not None:
-                _compare(path, index["settings"], settings)
-            if index is None or index["made_of"] != made_of:
-                missing.append((path, start, stop, made_of))
-        progress = _Progress(split, sum(stop - start for _, start, stop, _ in missing))
-        for path, start, stop, made_of in missing:
+        mine = [
+            (shard_path(root, i, shards), i * per_shard, min((i + 1) * per_shard, len(source)))
+            for i in plan["missing"][jax.process_index() :: jax.process_count()]
+        ]
+        eta, done = Eta(split, sum(stop - start for _, start, stop in mine)), itertools.count()
+        for path, start, stop in mine:
             notes = {
                 "settings": settings,
-                "made_of": made_of,
+                "made_of": source.prints(start, stop),
                 "pictures": stop - start,
                 "skipped": [],
             }
-            pictures = map(progress.count, source.read(start, stop))
+
+            def load(picture: tuple[str, Load]) -> tuple[str, Load]:
+                eta.reached(next(done))
+                return picture
+
+            pictures = map(load, source.read(start, stop))
             examples = _shard_examples(config, pictures, attention, notes)
             write_shard(path, examples, notes, config.data.threads)
 
     def complete() -> None:
-        if jax.process_index() == 0:
-            write_manifest(root, shards, _manifest(config, source, root, shards, settings))
-            summary.report(config, split, folder, "written")
-            summary.write_sheet(config, folder)
+        inventory.complete(root, shards, settings)
+        summary.report(config, split, root, "written")
+        summary.write_sheet(config, root)
 
-    _together(write_shards)
-    _together(complete)
-
-
-def _together(step: Callable[[], None]) -> None:
-    """Runs a step in every process and waits for all; where one fails, the others end as well."""
-    failure: Exception | None = None
-    try:
-        step()
-    except Exception as error:  # raised again below, once the others know
-        failure = error
-    if jax.process_count() > 1:
-        failed = multihost_utils.process_allgather(np.array(failure is not None))
-        if failure is None and failed.any():
-            raise UserError(
-                f"Process {int(failed.argmax())} could not do its part of the pre-computation; "
-                "its own message says why."
-            )
-    if failure is not None:
-        raise failure
-
-
-class _Progress:
-    """Logs pictures per second and the time left every ten seconds."""
-
-    def __init__(self, split: str, pictures: int) -> None:
-        self._split, self._pictures, self._done = split, pictures, 0
-        self._started = self._last = time.time()
-
-    def count(self, picture: tuple[str, Load]) -> tuple[str, Load]:
-        """Passes a picture on."""
-        now = time.time()
-        if self._done and now - self._last > _LOG_SECONDS:
-            self._last, rate = now, self._done / (now - self._started)
-            logging.info(
-                "%s: %d of %d pictures, %.1f pictures/s, %.0f s left",
-                self._split,
-                self._done,
-                self._pictures,
-                rate,
-                (self._pictures - self._done) / rate,
-            )
-        self._done += 1
-        return picture
-
-
-def _made_of(source: Source, start: int, stop: int) -> int:
-    """Tells whether the pictures start..stop-1 are still the same, by their names."""
-    pictures = (
-        [name for name, _ in source.files[start:stop]]
-        if isinstance(source, Files)
-        else source.indices[start:stop]
-    )
-    return zlib.crc32(repr(pictures).encode())
+    together(lambda: begin() if is_first() else None)
+    with silent_decoders():
+        together(write_shards)
+    together(lambda: complete() if is_first() else None)
+    together(lambda: inventory.wait_for(root / "manifest.json"))
 
 
 def _shard_examples(
@@ -216,11 +237,12 @@ def _shard_examples(
     and whoever takes the examples writes meanwhile.
     """
     preparation = build.preparation(config, attention.stride)
+    limit = config.data.max_megapixels * 1_000_000
 
     def prepared(picture: tuple[str, Load]) -> Prepared | BadPicture:
         name, load = picture
         try:
-            return prepare(name, load(), preparation)
+            return prepare(name, load(limit), preparation)
         except BadPicture as bad:
             return bad
 
@@ -236,28 +258,3 @@ def _shard_examples(
     whole, looked_at = itertools.tee(good())
     for picture, heads in zip(whole, attention(p.input for p in looked_at), strict=True):
         yield from examples(picture, heads, preparation)
-
-
-def _manifest(
-    config: ConfigDict, source: Source, root: epath.Path, shards: int, settings: dict
-) -> dict:
-    indices = [read_index(shard_path(root, i, shards)) for i in range(shards)]
-    if None in indices:
-        raise UserError(
-            f"Shard {indices.index(None)} of {root}, written by another process, cannot be seen "
-            "here; set --config.data.records to a folder on a disk that all processes share."
-        )
-    skipped = [s for index in indices for s in index["skipped"]]
-    examples = sum(len(index["offsets"]) for index in indices)
-    if not examples:
-        raise UserError(
-            f"{source.spec} gave no example at data.hr_size={config.data.hr_size}: "
-            f"{len(skipped)} pictures were skipped; give larger or other pictures and delete "
-            f"{root}."
-        )
-    return {
-        "settings": settings,
-        "pictures": sum(index["pictures"] for index in indices),
-        "skipped": skipped,
-        "examples": examples,
-    }

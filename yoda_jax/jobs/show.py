@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from yoda_jax.configuration import build
 from yoda_jax.diffusion.schedule import gammas
-from yoda_jax.jobs import build, parts, train
 from yoda_jax.training import sharding
 
 
@@ -16,11 +16,11 @@ def run(config: ConfigDict, workdir: str) -> None:
     The step is compiled for the devices at hand, with the batch and sharding of the configuration,
     but nothing is computed and no picture is read.
     """
-    config = parts.complete(config, workdir)
+    del workdir
     mesh, method = sharding.make_mesh(), build.method(config)
     sharding.check_batch(mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
     print(config)
-    _, abstract = train.make_state(config, method, mesh)
+    _, abstract = build.state(config, method, mesh)
     print(parameter_overview.get_parameter_overview(abstract.params, include_stats=False))
     size, scale = config.data.patch or config.data.hr_size, config.data.scale
     shapes = {
@@ -35,7 +35,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         for name, shape in shapes.items()
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
-    step = train.compiled_step(config, method, mesh, abstract)
+    step = build.train_step(config, method, mesh, abstract)
     compiled = step.lower(abstract, batch, key).compile()
     memory = compiled.memory_analysis()
     gib = 2**30

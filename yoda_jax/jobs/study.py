@@ -4,28 +4,21 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from yoda_jax.data.records import Records
+from yoda_jax.compatibility import completed
+from yoda_jax.configuration import build, fields, restore
+from yoda_jax.data.batches import maps, spread
 from yoda_jax.errors import UserError
-from yoda_jax.evaluation.report import write_whole
-from yoda_jax.jobs import (
-    build,
-    evaluate,
-    parts,
-    precompute,
-    study_report,
-    summary,
-    train,
-    validation,
-)
+from yoda_jax.evaluation import study_report
+from yoda_jax.jobs import evaluate, precompute, train
+from yoda_jax.processes import decided, is_first, together
+from yoda_jax.runs import Run, write_whole
 from yoda_jax.training.checkpoints import Checkpoints
+from yoda_jax.training.state import Params
 
 # What changes neither weights nor pictures.
 _IRRELEVANT = (
@@ -41,11 +34,13 @@ _IRRELEVANT = (
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
-    "train.sample_every",
-    "train.sample_pictures",
+    "train.eval_every",
+    "train.eval_pictures",
+    "train.best",
     "train.offset_warning",
     "train.profile_at",
     "eval.sheet_pictures",
+    "eval.name",
 )
 
 
@@ -64,9 +59,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     the fewest steps to the most. Everything done is kept: a stopped study goes on where it was.
     """
     arms = [Arm(*arm) for arm in config.study.arms]
-    plain = parts.complete(_with(config, {"study.arms": ()}))
+    where = Run(workdir)
+    plain = _with(config, {"study.arms": ()})
     _check(plain, arms)
-    both = [_configurations(plain, workdir, arm) for arm in arms]
+    both = [_configurations(plain, where, arm) for arm in arms]
     for trained in {trained.data.records: trained for trained, _ in both}.values():
         precompute.run(trained, workdir)
     for sampled in {sampled.data.records: sampled for _, sampled in both}.values():
@@ -74,21 +70,22 @@ def run(config: ConfigDict, workdir: str) -> None:
     results: dict[str, list[list[dict]]] = {arm.label: [] for arm in arms}
 
     def order(arm: Arm) -> tuple[str, int]:
-        return _key(arm), _configurations(plain, "", arm)[0].train.steps
+        return _key(arm), _configurations(plain, where, arm)[0].train.steps
 
     for arm in sorted(arms, key=order):
         for seed in range(config.seed, config.seed + config.study.train_seeds):
-            results[arm.label].append(_run_arm(plain, workdir, arm, seed))
-    if jax.process_index() == 0:
-        table = study_report.table(config, results)
-        write_whole(Path(workdir) / "study.md", f"{table}\n".encode())
-        print(f"\n{table}\n\ntable   {Path(workdir) / 'study.md'}")
+            results[arm.label].append(_run_arm(plain, where, arm, seed))
+    if is_first():
+        table = study_report.table(results, config.study.reference)
+        table = f"{_protocol(config, results)}\n\n{table}"
+        write_whole(where.folder / "study.md", f"{table}\n".encode())
+        print(f"\n{table}\n\ntable   {where.folder / 'study.md'}")
         if config.study.curves:
             png = io.BytesIO()
             study_report.curves(results).savefig(png, format="png", dpi=110)
-            write_whole(Path(workdir) / "study.png", png.getvalue())
-            print(f"curves  {Path(workdir) / 'study.png'}")
-        print(f"figures {Path(workdir) / 'results'}")
+            write_whole(where.folder / "study.png", png.getvalue())
+            print(f"curves  {where.folder / 'study.png'}")
+        print(f"figures {where.folder / 'results'}")
 
 
 def _check(config: ConfigDict, arms: Sequence[Arm]) -> None:
@@ -108,10 +105,10 @@ def _check(config: ConfigDict, arms: Sequence[Arm]) -> None:
         )
     points: dict[tuple, str] = {}  # of the curves
     for arm in arms:
-        trained, sampled = _configurations(config, "", arm)
-        for part in (trained, sampled):
-            validation.validate(part)
-            train.check_batches(part)
+        trained, sampled = _configurations(config, Run("."), arm)
+        for variant in (trained, sampled):
+            fields.validate(variant)
+            train.check_batches(variant)
         point = (study_report.curve(arm.label), trained.train.batch_size, trained.train.steps)
         other = points.setdefault(point, arm.label)
         if config.study.curves and other != arm.label:
@@ -122,10 +119,10 @@ def _check(config: ConfigDict, arms: Sequence[Arm]) -> None:
             )
 
 
-def _with(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
+def _with(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     """A copy with fields ("data.scale": 4) set; raises UserError where there is no such field."""
     changed = config.copy_and_resolve_references()
-    for name, value in fields.items():
+    for name, value in changes.items():
         group, _, field = name.rpartition(".")
         owner = changed if not group else changed.get(group, {})
         if field not in owner:
@@ -138,91 +135,92 @@ def _with(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 
 
 def _configurations(
-    config: ConfigDict, workdir: str, arm: Arm, seed: int | None = None
+    config: ConfigDict, where: Run, arm: Arm, seed: int | None = None
 ) -> tuple[ConfigDict, ConfigDict]:
     """The configurations of an arm's training and sampling, each with a folder of records."""
     trained = _with(config, {**arm.train, "seed": config.seed if seed is None else seed})
     both = []
-    for part in (trained, _with(trained, arm.sample)):
-        kind = json.dumps(precompute.settings(part, "eval"), sort_keys=True)
-        name = f"{part.attention.source} {zlib.crc32(kind.encode()):08x}"
-        both.append(_with(part, {"data.records": str(Path(workdir) / "records" / name)}))
+    for variant in (trained, _with(trained, arm.sample)):
+        kind = json.dumps(precompute.settings(variant, "eval"), sort_keys=True)
+        name = f"{variant.attention.source} {zlib.crc32(kind.encode()):08x}"
+        both.append(_with(variant, {"data.records": str(where.folder / "records" / name)}))
     return both[0], both[1]
 
 
 def _key(arm: Arm) -> str:
     """What names a training: its fields without the number of steps."""
-    fields = {k: v for k, v in sorted(arm.train.items()) if k != "train.steps"}
-    return " ".join(f"{k}={v}" for k, v in fields.items()).replace("/", "_") or "as configured"
+    changes = {k: v for k, v in sorted(arm.train.items()) if k != "train.steps"}
+    return " ".join(f"{k}={v}" for k, v in changes.items()).replace("/", "_") or "as configured"
 
 
 def _relevant(config: dict, without: Iterable[str] = ()) -> dict:
     """What decides over weights and pictures, as JSON keeps it."""
-    fields = validation.with_later_fields(json.loads(json.dumps(config)))
+    kept = completed(json.loads(json.dumps(config)))
     for name in (*_IRRELEVANT, *without):
         group, _, field = name.rpartition(".")
-        (fields[group] if group else fields).pop(field, None)
-    return fields
+        (kept[group] if group else kept).pop(field, None)
+    return kept
 
 
-def _run_arm(config: ConfigDict, workdir: str, arm: Arm, seed: int) -> list[dict]:
+def _run_arm(config: ConfigDict, where: Run, arm: Arm, seed: int) -> list[dict]:
     """The figures of an arm trained from a seed, for each sampling."""
-    trained, sampled = _configurations(config, workdir, arm, seed)
-    for part in (trained, sampled):
-        if part.study.diffused and part.mask.enabled:
-            part.mask.lower_bound = lower_bound(part, part.study.diffused)
+    trained, sampled = _configurations(config, where, arm, seed)
+    for variant in (trained, sampled):
+        if variant.study.diffused and variant.mask.enabled:
+            variant.mask.lower_bound = lower_bound(variant, variant.study.diffused)
     settings = [_relevant(trained.to_dict()), _relevant(sampled.to_dict())]
-    folder = Path(workdir) / "results"
     name = arm.label.replace("/", "_")
     paths = [
-        folder / f"{name} seed {seed} sampled {noise}.json"
+        where.folder / "results" / f"{name} seed {seed} sampled {noise}.json"
         for noise in range(config.study.sample_seeds)
     ]
-    found = [json.loads(path.read_text()) if path.exists() else None for path in paths]
+
+    def read() -> list[dict | None]:
+        return [json.loads(path.read_text()) if path.exists() else None for path in paths]
+
+    found = decided(read)
     if any(r is None or [_relevant(s) for s in r["settings"]] != settings for r in found):
-        evaluation = evaluate.Evaluation(sampled, workdir)
-        params = _trained_weights(trained, workdir, arm, seed)
-        evaluation.add_bicubic()
-        for noise in range(config.study.sample_seeds):
-            evaluation.add(arm.label, params, sampled.mask.enabled, seed * 1000 + noise)
-        bicubic, *rows = ({**row.values} for row in evaluation.rows)
+        compared, method = evaluate.comparison(sampled, where), build.method(sampled)
+        params = _trained_weights(trained, where, arm, seed)
+        bicubic = compared.add_bicubic(method).values
         bound = sampled.mask.lower_bound if sampled.mask.enabled else None
         found = [
             {
                 "settings": settings,
-                "names": evaluation.names,
+                "names": compared.held_out.names,
                 "lower_bound": bound,
-                "values": values,
+                "values": compared.add(arm.label, method, params, seed * 1000 + noise).values,
                 study_report.BICUBIC: bicubic,
             }
-            for values in rows
+            for noise in range(config.study.sample_seeds)
         ]
-        if jax.process_index() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+
+        def write() -> None:
             for path, result in zip(paths, found, strict=True):
                 write_whole(path, json.dumps(result).encode())
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("results written")
+
+        together(lambda: write() if is_first() else None)
     return found
 
 
-def _trained_weights(config: ConfigDict, workdir: str, arm: Arm, seed: int):
+def _trained_weights(config: ConfigDict, where: Run, arm: Arm, seed: int) -> Params:
     """The weights of an arm's training, which is begun, gone on with, or already there.
 
     Raises UserError where the training there is another one, or has gone past the arm's steps.
     """
-    folder = Path(workdir) / "trainings" / f"{_key(arm)} seed {seed}"
-    train.fit(config, str(folder))
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    training = where.within("trainings", f"{_key(arm)} seed {seed}")
+    train.fit(config, str(training))
+    with Checkpoints(training.checkpoints) as checkpoints:
         step, saved = checkpoints.latest(), checkpoints.config()
     without = ("train.steps", "eval", "records")
     same = _relevant(saved, without) == _relevant(config.to_dict(), without)
     if step != config.train.steps or not same:
         raise UserError(
-            f"{folder} is at step {step} of a training with other settings than {arm.label!r} has, "
-            f"or past its {config.train.steps} steps; take another --workdir, or delete that one."
+            f"{training} is at step {step} of a training with other settings than {arm.label!r} "
+            f"has, or past its {config.train.steps} steps; take another --workdir, or delete that "
+            "one."
         )
-    return evaluate.load_weights(config, str(folder))[0]
+    return restore.weights(config, training).params
 
 
 def lower_bound(config: ConfigDict, fraction: float) -> float:
@@ -230,9 +228,9 @@ def lower_bound(config: ConfigDict, fraction: float) -> float:
 
     It may be negative: where A + l < 0 nothing is diffused, and the up-sampled LR picture stays.
     """
-    records = Records(build.record_folder(config, "", "eval"))
-    indices = summary.spread(config.eval.pictures, len(records))
-    attention = summary.maps(config, records, indices).ravel() / 255
+    records = build.records(config, Run("."), "eval")
+    indices, c = spread(config.eval.pictures, len(records)), config.attention
+    attention = maps(records, indices, c.aggregate, c.normalise_heads).ravel() / 255
     low, high = -1.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
@@ -241,3 +239,21 @@ def lower_bound(config: ConfigDict, fraction: float) -> float:
         else:
             high = middle
     return round(high, 4)
+
+
+def _protocol(config: ConfigDict, results: study_report.Results) -> str:
+    names, study = next(iter(results.values()))[0][0]["names"], config.study
+    tuned = (
+        f"lower bounds tuned to a diffused fraction of {study.diffused:.3f} on the evaluated LR "
+        "pictures; "
+    )
+    trainings = " and trainings" if study.train_seeds > 1 else ""
+    differences = "; differences paired by picture, with 95 % intervals over pictures" + trainings
+    return (
+        f"{len(names)} held-out examples of {len(set(names))} pictures, {config.data.scale}x to "
+        f"{config.data.hr_size}x{config.data.hr_size}; {study.train_seeds} trainings of "
+        f"{config.train.steps} steps of {config.train.batch_size}, each sampled "
+        f"{study.sample_seeds} times in {config.diffusion.sampling_steps} steps, where an arm says "
+        f"nothing else; {tuned if study.diffused else ''}means over seeds and pictures"
+        f"{differences if study.reference else ''}"
+    )

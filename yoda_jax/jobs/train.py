@@ -1,8 +1,6 @@
-"""train: pre-computes what is missing, trains or resumes, samples, evaluates."""
+"""train: pre-computes what is missing, trains or resumes, evaluates on the way and at the end."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,22 +9,26 @@ from clu import metric_writers, parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from yoda_jax.data.batches import Batches, whole
-from yoda_jax.data.records import Records
-from yoda_jax.evaluation.report import picture_grid
-from yoda_jax.jobs import build, evaluate, parts, precompute, validation
-from yoda_jax.jobs.progress import Progress
+from yoda_jax.compatibility import check_finished, check_trained_with, completed, renamed
+from yoda_jax.configuration import build, restore
+from yoda_jax.data.contents import difference
+from yoda_jax.errors import UserError
+from yoda_jax.evaluation.comparison import Comparison
+from yoda_jax.evaluation.report import summarise
+from yoda_jax.jobs import evaluate, precompute
+from yoda_jax.method import Method
 from yoda_jax.prefetch import prefetch
-from yoda_jax.sampling import BatchSampler
+from yoda_jax.processes import is_first
+from yoda_jax.runs import Run, write_whole
 from yoda_jax.training import sharding
-from yoda_jax.training.checkpoints import Checkpoints
-from yoda_jax.training.state import TrainState, create
-from yoda_jax.training.step import make_train_step
+from yoda_jax.training.progress import Progress
+from yoda_jax.training.state import TrainState
+
+_LOGGED = ("psnr", "ssim", "lpips", "colour_shift")  # of the evaluations on the way
 
 
 def run(config: ConfigDict, workdir: str) -> None:
     """The whole way from pictures to an evaluated checkpoint, from wherever a run has ended."""
-    config = parts.complete(config, workdir)
     check_batches(config)
     precompute.run(config, workdir)
     fit(config, workdir)
@@ -34,156 +36,116 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 def check_batches(config: ConfigDict) -> None:
-    """Raises UserError where the devices cannot share out the batches of training or evaluation."""
+    """Raises UserError where the devices cannot share out the batch of training."""
     mesh, train = sharding.make_mesh(), config.train
     sharding.check_batch(mesh, "train.batch_size", train.batch_size, train.accumulate)
-    sharding.check_batch(mesh, "eval.batch_size", config.eval.batch_size)
-
-
-def make_state(
-    config: ConfigDict, method: build.Method, mesh: Mesh
-) -> tuple[Callable[[], TrainState], object]:
-    """(a function that makes the first state on the mesh, its shapes with their shardings)."""
-    optimizer = build.optimizer(config)
-
-    def init() -> TrainState:
-        params = method.init(jax.random.key(config.seed), config.data.hr_size // config.data.scale)
-        return create(params, optimizer, config.train.ema_decay > 0)
-
-    shapes = jax.eval_shape(init)
-    shardings = sharding.state_shardings(mesh, shapes, config.train.sharding)
-    abstract = jax.tree.map(
-        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
-    )
-    return jax.jit(init, out_shardings=shardings), abstract
-
-
-def compiled_step(
-    config: ConfigDict, method: build.Method, mesh: Mesh, abstract: object
-) -> Callable:
-    """The jitted training step, with the state donated and kept where it lies."""
-    step = make_train_step(
-        method.loss, build.optimizer(config), config.train.ema_decay, config.train.accumulate
-    )
-    where = jax.tree.map(lambda s: s.sharding, abstract)
-    return jax.jit(
-        step,
-        in_shardings=(where, sharding.by_rows(mesh), sharding.replicated(mesh)),
-        out_shardings=(where, sharding.replicated(mesh)),
-        donate_argnums=0,
-    )
 
 
 def fit(config: ConfigDict, workdir: str) -> None:
     """Trains up to train.steps on the complete records, from the newest checkpoint if any."""
-    mesh, method = sharding.make_mesh(), build.method(config)
-    records = Records(build.record_folder(config, workdir, "train"))
-    batches = Batches(
-        records,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        aggregate=config.attention.aggregate,
-        normalise_heads=config.attention.normalise_heads,
-        patch=config.data.patch,
-        flip=config.data.flip,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=config.data.threads,
-    )
-    init, abstract = make_state(config, method, mesh)
-    folder = Path(workdir) / "checkpoints"
-    with Checkpoints(folder, config.train.keep_checkpoints) as checkpoints:
+    where, mesh, method = Run(workdir), sharding.make_mesh(), build.method(config)
+    plan, records = build.plan(config), build.records(config, where, "train")
+    batches = build.batches(config, records, jax.process_index(), jax.process_count())
+    made_with = config.to_dict() | {"records": records.manifest["settings"]}
+    init, abstract = build.state(config, method, mesh)
+    with build.checkpoints(config, where) as checkpoints:
         latest = checkpoints.latest()
         first = latest or 0
         if latest is not None:
-            saved = checkpoints.config()
-            # An imported checkpoint is fine-tuned with any mask, on any records.
-            validation.check_trained_with(config, saved, workdir, "records" in saved)
-            if "records" in saved:
-                validation.check_trained_on(records.manifest["settings"], saved["records"], workdir)
-        if first >= config.train.steps:
-            logging.info("%s has its %d steps already", workdir, first)
+            _check(made_with, completed(checkpoints.config(latest)), where, first >= plan.steps)
+        if first >= plan.steps:
+            logging.info("%s has its %d steps already", where, first)
             return
         batches(first)  # a record that does not fit ends the job here, before any compilation
         fresh = latest is None
-        state = parts.load(config, init()) if fresh else checkpoints.restore(abstract)
-        logging.info(
-            "%s at step %d of %d", "starting" if fresh else "resumed", first, config.train.steps
-        )
+        state = restore.put_encoder(config, init()) if fresh else checkpoints.restore(abstract)
+        logging.info("%s at step %d of %d", "starting" if fresh else "resumed", first, plan.steps)
         # The log gets the figures alone, TensorBoard also configuration, parameters and pictures.
-        boards = [] if jax.process_index() else [metric_writers.SummaryWriter(workdir)]
+        boards = [metric_writers.SummaryWriter(str(where))] if is_first() else []
         board = metric_writers.AsyncMultiWriter(boards)
-        if first == 0:
-            _write_overview(board, config, state, workdir)
-        grid = None
-        if config.train.sample_every:
-            grid = _GridWriter(config, method, mesh, workdir, board)
+        _write_overview(board, config.to_dict(), state, where, first)
+        evaluation = _Evaluation(config, where, method, mesh, board) if plan.eval_every else None
 
         logging.info("compiling the step")
-        train_step = compiled_step(config, method, mesh, abstract)
+        train_step = build.train_step(config, method, mesh, abstract)
         key = jax.random.key(config.seed + 1)
-        steps = range(first, config.train.steps)
+        steps = range(first, plan.steps)
         stream = prefetch(
-            lambda step: sharding.place(mesh, batches(step)), iter(steps), config.data.prefetch
+            lambda step: sharding.share_out(mesh, batches(step)), iter(steps), config.data.prefetch
         )
         with metric_writers.ensure_flushes(board):
-            progress = Progress(config, board, workdir)
+            progress = Progress(plan, board, str(where))
             for step in steps:
                 batch = progress.next_batch(stream)
-                state, metrics = train_step(state, batch, key)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, metrics = train_step(state, batch, key)
                 progress.after_dispatch(step + 1, metrics)
-                if progress.due(step + 1, config.train.checkpoint_every):
+                evaluated = plan.due(step + 1, plan.eval_every)
+                if evaluated or plan.due(step + 1, plan.checkpoint_every):
                     progress.check_finite()
-                    made_with = {"records": records.manifest["settings"]}
-                    checkpoints.save(state, step + 1, config.to_dict() | made_with)
-                if grid and progress.due(step + 1, config.train.sample_every):
-                    progress.check_finite()
-                    grid.write(step + 1, state)
+                    with progress.apart("evaluation"):
+                        figures = evaluation(step + 1, state) if evaluated else None
+                    with progress.apart("checkpoint"):
+                        checkpoints.save(state, step + 1, made_with, figures)
             progress.finish()
 
 
-class _GridWriter:
-    """Samples the first held-out pictures with the averaged parameters, as a TensorBoard image."""
+def _check(asked: dict, saved: dict, where: Run, finished: bool) -> None:
+    """Raises UserError where a checkpoint is not one that this training can go on from."""
+    imported = "records" not in saved  # it is fine-tuned with any mask, on any records
+    check_trained_with(asked, saved, where, training=not imported)
+    if imported:
+        return
+    if name := difference(saved["records"], asked["records"]):
+        then, now = renamed(saved["records"]).get(name), asked["records"].get(name)
+        raise UserError(
+            f"The checkpoint in {where} was trained on records made with {name}={then!r}, those of "
+            f"this run were made with {now!r}; use those records, or another --workdir."
+        )
+    if finished:
+        check_finished(asked, saved, where)
+
+
+class _Evaluation:
+    """Figures and pictures of few held-out examples on the way, in log and TensorBoard."""
 
     def __init__(
         self,
         config: ConfigDict,
-        method: build.Method,
+        where: Run,
+        method: Method,
         mesh: Mesh,
-        workdir: str,
-        writer: metric_writers.MetricWriter,
+        board: metric_writers.MetricWriter,
     ) -> None:
-        self.writer = writer
-        records = Records(build.record_folder(config, workdir, "eval"))
+        self.method, self.mesh, self.board, self.seed = method, mesh, board, config.seed
         # As many as asked, rounded up to what the devices share out.
-        count = -(-config.train.sample_pictures // mesh.size) * mesh.size
-        local = np.array_split(np.arange(count), jax.process_count())[jax.process_index()]
-        self.ids, self.seed = local, config.seed
-        self.rows = whole(
-            records,
-            [int(i) % len(records) for i in local],
-            config.attention.aggregate,
-            config.attention.normalise_heads,
-        )
-        self.sampler = BatchSampler(method, mesh)
+        count = -(-config.train.eval_pictures // mesh.size) * mesh.size
+        examples = build.records(config, where, "eval")
+        self.held_out = build.held_out(config, examples, count, count)
+        self.measure = build.measure(config)
 
-    def write(self, step: int, state: TrainState) -> None:
-        inputs = {key: self.rows[key] for key in ("lr", "attention")}
-        pictures = self.sampler(state.eval_params, self.ids, inputs, self.seed)
-        grid = picture_grid({**self.rows, "sr": pictures})
-        self.writer.write_images(step, {"samples": grid[None]})
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        """The means over pictures, of the parameters that are sampled with."""
+        compared = Comparison(self.held_out, self.measure, self.mesh, len(self.held_out.indices))
+        row = compared.add("SR", self.method, state.eval_params, self.seed)
+        summaries = summarise([row], self.held_out.names)
+        figures = {m: float(summaries[m].means[0]) for m in _LOGGED}
+        text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        logging.info("step %d, %d held-out examples: %s", step, len(self.held_out.indices), text)
+        if is_first():
+            self.board.write_scalars(step, {f"eval/{m}": v for m, v in figures.items()})
+            self.board.write_images(step, {"samples": np.asarray(compared.sheet(None))[None]})
+        return figures
 
 
 def _write_overview(
-    writer: metric_writers.MetricWriter, config: ConfigDict, state: TrainState, workdir: str
+    board: metric_writers.MetricWriter, fields: dict, state: TrainState, where: Run, first: int
 ) -> None:
-    table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logging.info("%s parameters (table: --mode=show, and in TensorBoard)", f"{count:,}")
-    text = json.dumps(config.to_dict(), indent=2)
-    writer.write_texts(0, {"config": f"```\n{text}\n```", "parameters": f"```\n{table}\n```"})
-    if jax.process_index() == 0:
-        Path(workdir).mkdir(parents=True, exist_ok=True)
-        part = Path(workdir) / "config.json.part"
-        part.write_text(text)
-        part.replace(Path(workdir) / "config.json")
+    if not is_first():
+        return
+    text = json.dumps(fields, indent=2)
+    write_whole(where.configuration, text.encode())
+    table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    board.write_texts(first, {"config": f"```\n{text}\n```", "parameters": f"```\n{table}\n```"})

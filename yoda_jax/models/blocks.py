@@ -1,16 +1,86 @@
 """Layers that the networks share."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from yoda_jax.arrays import Array
+from yoda_jax.models.cpu_convolution import convolution
+
+Initializer = nn.initializers.Initializer
+Precision = Literal["default", "high", "highest"]
+
+# PyTorch's default for convolutions and dense layers: uniform within 1 / sqrt(fan in).
+uniform_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# Orthogonal weights of a kernel seen as (in * kh * kw, out), as the SR3 reference draws them.
+orthogonal_init = nn.initializers.orthogonal(column_axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The convolutions and dense layers of a network, alike in initialisation and arithmetic.
+
+    precision: that of jax.lax.Precision in which float32 is multiplied; "default" is JAX's.
+    """
+
+    init: Initializer
+    dtype: DTypeLike
+    precision: Precision
+
+    @property
+    def arithmetic(self) -> dict[str, Any]:
+        """What flax's layers and JAX's products are told of the precision."""
+        return {"precision": None if self.precision == "default" else self.precision}
+
+    def conv(
+        self, features: int, name: str | None = None, kernel: int = 3, **options: Any
+    ) -> nn.Conv:
+        """A square convolution, padded by kernel // 2 zeros on every side as PyTorch's networks."""
+        shared = {"kernel_init": self.init, "dtype": self.dtype, "padding": kernel // 2}
+        shared |= {"conv_general_dilated": convolution, **self.arithmetic}
+        return nn.Conv(features, (kernel, kernel), name=name, **shared | options)
+
+    def transposed(self, features: int, scale: int, name: str | None = None) -> nn.Conv:
+        """PyTorch's ConvTranspose2d of kernel 2 scale, stride scale and padding scale / 2."""
+        edge = 2 * scale - 1 - scale // 2
+
+        def turned(x: Array, kernel: Array, *arguments: Any, **options: Any) -> Array:
+            return convolution(x, kernel[::-1, ::-1], *arguments, **options)
+
+        options = {"input_dilation": scale, "conv_general_dilated": turned}
+        return self.conv(features, name, kernel=2 * scale, padding=edge, **options)
+
+    def dense(self, features: int, name: str) -> nn.Dense:
+        """A dense layer."""
+        return nn.Dense(
+            features, kernel_init=self.init, dtype=self.dtype, name=name, **self.arithmetic
+        )
+
+    def embed(
+        self,
+        level: Float[Array, "B"],
+        features: int,
+        last_frequency_exponent: float,
+        activation: Callable[[Array], Array],
+    ) -> Float[Array, "B features"]:
+        """Two dense layers over sines and cosines of the level, called in a network's __call__."""
+        waves = sinusoidal(level, features, last_frequency_exponent).astype(self.dtype)
+        h = self.dense(4 * features, "level_dense1")(waves)
+        return self.dense(features, "level_dense2")(activation(h))
 
 
 class GroupNorm(nn.Module):
     """Group normalisation with one multiply-add per value; statistics in float32.
 
-    Equal to flax's, but mean and variance are folded into a scale and a shift a channel, which
-    reads the input once less; the compiler of XLA on a CPU does not find that by itself.
+    Mean and variance are folded into a scale and a shift of each channel, which reads the input
+    once less than flax's layer; XLA does not find that by itself on a CPU. Values are measured from
+    the mean of their first row, so a mean that is large against the deviation costs no digits.
     """
 
     groups: int
@@ -28,6 +98,9 @@ class GroupNorm(nn.Module):
             mean = v.mean((1, 2)).reshape(by_group).mean(-1)
             return jnp.repeat(mean, channels // self.groups, axis=-1)
 
+        # The result, and with it every derivative, does not depend on what is taken off. The row is
+        # a share 1 / H of the values, so mean^2 is at most H times the variance.
+        values -= jax.lax.stop_gradient(group_mean(values[:, :1]))[:, None, None]
         mean = group_mean(values)
         variance = jnp.maximum(group_mean(values**2) - mean**2, 0.0)
         scale = gain[None] * jax.lax.rsqrt(variance + self.epsilon)
@@ -58,3 +131,8 @@ def mish(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
     e = jnp.exp(jnp.minimum(values, 10))
     n = e * (e + 2)
     return (values * (n / (n + 2))).astype(x.dtype)
+
+
+def doubled(x: Float[Array, "B h w C"]) -> Float[Array, "B H W C"]:
+    """Every pixel twice along both axes: H = 2 h, W = 2 w."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)

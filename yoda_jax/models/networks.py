@@ -1,21 +1,53 @@
-"""The networks by name, made from hyper-parameters by name.
-
-Where `diffuses` is true, a network has `condition(lr, lr_up)`, called once a picture,
-`__call__(z, level, condition, train)`, called each step, and `continuous_level`: whether its level
-is sqrt(gamma) or the step. Else it has `__call__(lr)`. All have `reduction`, by which sizes of HR
-pictures must be divisible; `parts`, parameters that another network's training makes; and
-`problem()`, which says what is wrong with the hyper-parameters, if anything.
-"""
+"""What a network is to the rest, and the networks by name, made from hyper-parameters by name."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
+from jaxtyping import Float, PyTree
+
+from yoda_jax.arrays import Array
 from yoda_jax.models.rrdb import RRDBNet
 from yoda_jax.models.sr3 import SR3UNet
 from yoda_jax.models.srdiff import SRDiffUNet
 
-Network = SR3UNet | SRDiffUNet | RRDBNet
+
+class Network(Protocol):
+    """A Flax module that makes a picture of another: at once, or of noise where it diffuses.
+
+    One that does not diffuse has no `condition` and no `continuous_level`: its __call__(lr) gives
+    the HR picture.
+    """
+
+    diffuses: ClassVar[bool]
+    """Whether it predicts noise, a call for each step."""
+    continuous_level: ClassVar[bool]
+    """Whether it is told sqrt(gamma) in (0, 1], or the step in 0..T-1."""
+    parts: ClassVar[Mapping[str, str]]
+    """Parameters that training leaves alone: the name of the network whose training makes each."""
+
+    @property
+    def reduction(self) -> int:
+        """By which height and width of HR pictures must be divisible."""
+
+    def problem(self) -> str | None:
+        """What is wrong with the hyper-parameters, beginning with the name of one, if anything."""
+
+    def condition(
+        self, lr: Float[Array, "B h w C"], lr_up: Float[Array, "B H W C"]
+    ) -> PyTree[Float[Array, "B ..."]]:
+        """All that does not depend on the state, called once for a picture."""
+
+    def __call__(
+        self,
+        z: Float[Array, "B H W C"],
+        level: Float[Array, "B"],
+        condition: PyTree[Float[Array, "B ..."]],
+        train: bool = False,
+    ) -> Float[Array, "B H W C"]:
+        """The noise in the state z, as float32."""
+
+
 NETWORKS: dict[str, type[Network]] = {"sr3": SR3UNet, "srdiff": SRDiffUNet, "rrdb": RRDBNet}
 
 

@@ -6,7 +6,9 @@ block strides in its 3x3 convolution.
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from yoda_jax.arrays import Array
 
 _EXPANSION = 4  # output channels of a block per plane
 

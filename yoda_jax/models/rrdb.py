@@ -9,9 +9,11 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
-from yoda_jax.models.convolution import conv, uniform_init
+from yoda_jax.arrays import Array
+from yoda_jax.models.blocks import Layers, Precision, doubled, uniform_init
 
 DOUBLINGS = {4: 2, 8: 3}  # of the picture, by its scale
 _RESIDUAL = 0.2  # of every residual branch
@@ -21,16 +23,15 @@ class DenseBlock(nn.Module):
     """x + 0.2 times five convolutions, each of which sees x and all results before it."""
 
     growth: int
-    dtype: jnp.dtype
+    layers: Layers
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
         seen = x
         for i in range(1, 5):
-            layer = conv(self.growth, init=uniform_init, dtype=self.dtype, name=f"conv{i}")
+            layer = self.layers.conv(self.growth, f"conv{i}")
             seen = jnp.concatenate([seen, _leaky(layer(seen))], axis=-1)
-        last = conv(x.shape[-1], init=uniform_init, dtype=self.dtype, name="conv5")
-        return _RESIDUAL * last(seen) + x
+        return _RESIDUAL * self.layers.conv(x.shape[-1], "conv5")(seen) + x
 
 
 class RRDBNet(nn.Module):
@@ -43,35 +44,33 @@ class RRDBNet(nn.Module):
     features: int = 64
     blocks: int = 17
     scale: int = 4
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
+    precision: Precision = "default"
 
     def problem(self) -> str | None:
         """What is wrong with the hyper-parameters."""
         if self.features % 2:
-            return f"model.features={self.features} must be even."
+            return f"features={self.features} must be even."
         if self.scale not in DOUBLINGS:
-            return f"data.scale={self.scale} must be 4 or 8."
+            return f"scale={self.scale} must be 4 or 8."
         return None
 
     def setup(self) -> None:
-        def layer(features: int, upsample: bool = False) -> nn.Module:
-            return conv(features, init=uniform_init, dtype=self.dtype, upsample=upsample)
-
-        self.conv_first, self.trunk_conv = layer(self.features), layer(self.features)
+        layers = Layers(uniform_init, self.dtype, self.precision)
+        self.conv_first, self.trunk_conv = layers.conv(self.features), layers.conv(self.features)
         self.dense = [
-            [DenseBlock(self.features // 2, self.dtype) for _ in range(3)]
-            for _ in range(self.blocks)
+            [DenseBlock(self.features // 2, layers) for _ in range(3)] for _ in range(self.blocks)
         ]
-        doublings = DOUBLINGS[self.scale]
-        self.upconv = [layer(self.features, upsample=True) for _ in range(doublings)]
-        self.hr_conv, self.conv_last = layer(self.features), layer(3)
+        self.upconv = [layers.conv(self.features) for _ in range(DOUBLINGS[self.scale])]
+        self.hr_conv = layers.conv(self.features)
+        self.conv_last = layers.conv(3, dtype=jnp.float32)
 
     def __call__(self, lr: Float[Array, "B h w 3"]) -> Float[Array, "B H W 3"]:
         """The picture at `scale` times the size; both in [-1, 1], as float32."""
         x = self.features_of(lr)[-1]
         for layer in self.upconv:
-            x = _leaky(layer(x))
-        out = self.conv_last(_leaky(self.hr_conv(x))).astype(jnp.float32)
+            x = _leaky(layer(doubled(x)))
+        out = self.conv_last(_leaky(self.hr_conv(x)))
         return 2 * jnp.clip(out, 0, 1) - 1
 
     def features_of(self, lr: Float[Array, "B h w 3"]) -> list[Float[Array, "B h w features"]]:

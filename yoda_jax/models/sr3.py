@@ -5,16 +5,19 @@ Image-Super-Resolution-via-Iterative-Refinement, model/sr3_modules/unet.py).
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
-from yoda_jax.models.blocks import GroupNorm, sinusoidal
-from yoda_jax.models.convolution import conv, convolve, orthogonal_init
+from yoda_jax.arrays import Array
+from yoda_jax.models.blocks import GroupNorm, Layers, Precision, doubled, orthogonal_init
+from yoda_jax.models.cpu_convolution import convolution
 
 
 class ResnetBlock(nn.Module):
@@ -23,20 +26,21 @@ class ResnetBlock(nn.Module):
     features: int
     groups: int
     dropout: float
-    dtype: jnp.dtype
+    layers: Layers
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W C"], embedding: Float[Array, "B E"], train: bool
     ) -> Float[Array, "B H W features"]:
-        dense = nn.Dense(self.features, kernel_init=orthogonal_init, dtype=self.dtype, name="level")
+        conv, dense = self.layers.conv, self.layers.dense
         h = nn.swish(GroupNorm(self.groups, name="norm1")(x))
-        h = conv(self.features, dtype=self.dtype, name="conv1")(h) + dense(embedding)[:, None, None]
+        h = conv(self.features, "conv1")(h)
+        h = h + dense(self.features, "level")(embedding)[:, None, None]
         h = nn.swish(GroupNorm(self.groups, name="norm2")(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = conv(self.features, dtype=self.dtype, name="conv2")(h)
+        h = conv(self.features, "conv2")(h)
         if x.shape[-1] != self.features:
-            x = conv(self.features, kernel=1, dtype=self.dtype, name="shortcut")(x)
+            x = conv(self.features, "shortcut", kernel=1)(x)
         return h + x
 
 
@@ -44,20 +48,21 @@ class SelfAttention(nn.Module):
     """One-headed attention over all positions, added to its input; softmax in float32."""
 
     groups: int
-    dtype: jnp.dtype
+    layers: Layers
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        product = partial(jnp.einsum, **self.layers.arithmetic)
         height, width, channels = x.shape[1:]
         h = GroupNorm(self.groups, name="norm")(x)
-        qkv = conv(3 * channels, kernel=1, bias=False, dtype=self.dtype, name="qkv")(h)
+        qkv = self.layers.conv(3 * channels, "qkv", kernel=1, use_bias=False)(h)
         q, k, v = rearrange(qkv, "b h w (part c) -> part b (h w) c", part=3)
-        scores = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32)
+        scores = product("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores / jnp.sqrt(channels), axis=-1).astype(v.dtype)
         h = rearrange(
-            jnp.einsum("bqk,bkc->bqc", weights, v), "b (h w) c -> b h w c", h=height, w=width
+            product("bqk,bkc->bqc", weights, v), "b (h w) c -> b h w c", h=height, w=width
         )
-        return conv(channels, kernel=1, dtype=self.dtype, name="out")(h) + x
+        return self.layers.conv(channels, "out", kernel=1)(h) + x
 
 
 class Stem(nn.Module):
@@ -65,7 +70,7 @@ class Stem(nn.Module):
 
     features: int
     channels: int
-    dtype: jnp.dtype
+    layers: Layers
 
     def setup(self) -> None:
         shape = (3, 3, 2 * self.channels, self.features)
@@ -73,14 +78,16 @@ class Stem(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
 
     def of_picture(self, lr_up: Float[Array, "B H W C"]) -> Float[Array, "B H W features"]:
-        bias = self.bias.astype(self.dtype)[None, None, None]
+        bias = self.bias.astype(self.layers.dtype)[None, None, None]
         return self._conv(lr_up, self.kernel[:, :, : self.channels]) + bias
 
     def of_state(self, z: Float[Array, "B H W C"]) -> Float[Array, "B H W features"]:
         return self._conv(z, self.kernel[:, :, self.channels :])
 
     def _conv(self, x: Float[Array, "B H W C"], kernel: Array) -> Float[Array, "B H W features"]:
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+        x, kernel = x.astype(self.layers.dtype), kernel.astype(self.layers.dtype)
+        options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), **self.layers.arithmetic}
+        return convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), **options)
 
 
 class SR3UNet(nn.Module):
@@ -102,30 +109,32 @@ class SR3UNet(nn.Module):
     groups: int = 32
     dropout: float = 0.0
     channels: int = 3
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
+    precision: Precision = "default"
 
     @property
     def reduction(self) -> int:
         """By which height and width are reduced at the last level."""
-        return 2 ** (len(self.multipliers) - 1)
+        return 2 ** max(len(self.multipliers) - 1, 0)
 
     def problem(self) -> str | None:
         """What is wrong with the hyper-parameters."""
         if not self.multipliers:
-            return "model.multipliers must name at least one level, found ()."
+            return "multipliers must name at least one level, found ()."
         if self.features % self.groups:  # else they divide the width of every level
-            return f"model.groups={self.groups} must divide model.features={self.features}."
+            return f"groups={self.groups} must divide features={self.features}."
         sizes = [self.image_size >> level for level in range(len(self.multipliers))]
         for size in self.attention_resolutions:
             if size not in sizes:
                 return (
-                    f"model.attention_resolutions names {size}, but the levels have the sizes "
+                    f"attention_resolutions names {size}, but the levels have the sizes "
                     f"{', '.join(map(str, sizes))}; choose among these."
                 )
         return None
 
     def setup(self) -> None:
-        self.stem = Stem(self.features, self.channels, self.dtype)
+        self.layers = Layers(orthogonal_init, self.dtype, self.precision)
+        self.stem = Stem(self.features, self.channels, self.layers)
 
     def condition(
         self, lr: Float[Array, "B h w C"], lr_up: Float[Array, "B H W C"]
@@ -143,13 +152,14 @@ class SR3UNet(nn.Module):
         train: bool = False,
     ) -> Float[Array, "B H W C"]:
         """The noise in z; level is sqrt(gamma) in (0, 1]. Returns float32."""
-        embedding = self._embed(level)
+        conv, half = self.layers.conv, self.features // 2
+        embedding = self.layers.embed(level, self.features, (half - 1) / half, nn.swish)
 
         def block(x: Array, width: int, attention: bool, name: str) -> Array:
-            layer = ResnetBlock(width, self.groups, self.dropout, self.dtype, name=name)
+            layer = ResnetBlock(width, self.groups, self.dropout, self.layers, name=name)
             x = layer(x, embedding, train)
             if attention:
-                x = SelfAttention(self.groups, self.dtype, name=f"{name}_attention")(x)
+                x = SelfAttention(self.groups, self.layers, name=f"{name}_attention")(x)
             return x
 
         widths = [self.features * m for m in self.multipliers]
@@ -163,7 +173,7 @@ class SR3UNet(nn.Module):
                 x = block(x, width, attends[i], f"down{i}_block{j}")
                 skips.append(x)
             if i < last:
-                x = conv(width, stride=2, dtype=self.dtype, name=f"down{i}_conv")(x)
+                x = conv(width, f"down{i}_conv", strides=2)(x)
                 skips.append(x)
 
         x = block(x, widths[-1], True, "mid_block0")
@@ -174,18 +184,7 @@ class SR3UNet(nn.Module):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x = block(x, widths[i], attends[i], f"up{i}_block{j}")
             if i > 0:
-                x = conv(widths[i], dtype=self.dtype, name=f"up{i}_conv", upsample=True)(x)
+                x = conv(widths[i], f"up{i}_conv")(doubled(x))
 
         x = nn.swish(GroupNorm(self.groups, name="final_norm")(x))
-        return conv(self.channels, dtype=self.dtype, name="final_conv")(x).astype(jnp.float32)
-
-    def _embed(self, level: Float[Array, "B"]) -> Float[Array, "B features"]:
-        half = self.features // 2
-        waves = sinusoidal(level, self.features, (half - 1) / half)
-        dense1 = nn.Dense(
-            4 * self.features, kernel_init=orthogonal_init, dtype=self.dtype, name="level_dense1"
-        )
-        dense2 = nn.Dense(
-            self.features, kernel_init=orthogonal_init, dtype=self.dtype, name="level_dense2"
-        )
-        return dense2(nn.swish(dense1(waves.astype(self.dtype))))
+        return conv(self.channels, "final_conv", dtype=jnp.float32)(x)

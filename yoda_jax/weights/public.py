@@ -9,51 +9,47 @@ from flax.traverse_util import flatten_dict
 
 from yoda_jax.errors import UserError
 from yoda_jax.models.networks import Network
+from yoda_jax.models.rrdb import DOUBLINGS
 from yoda_jax.models.sr3 import SR3UNet
 from yoda_jax.weights import sr3, srdiff, strict
+from yoda_jax.weights.wrappers import around, below, flat, prefix_of
 
-# Tables of the schedule, which are no parameters; `betas` is what the others follow from.
-_TABLES = {
-    "betas",
-    "alphas_cumprod",
-    "alphas_cumprod_prev",
-    "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod",
-    "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod",
-    "posterior_variance",
-    "posterior_log_variance_clipped",
-    "posterior_mean_coef1",
-    "posterior_mean_coef2",
-}
+# An entry that a network alone has -> its name. SRDiff's file has an RRDB in it, so it comes first.
 _MARKS = {
-    "denoise_fn.noise_level_mlp.1.weight": "sr3",
-    "denoise_fn.cond_proj.weight": "srdiff",
-    "conv_first.weight": "rrdb",
+    "noise_level_mlp.1.weight": "sr3",
+    "cond_proj.weight": "srdiff",
+    "RRDB_trunk.0.RDB1.conv1.weight": "rrdb",
+    "body.0.rdb1.conv1.weight": "rrdb",
+    "1.sub.0.RDB1.conv1.0.weight": "rrdb",
 }
+_UNET = "denoise_fn"  # the network within its diffusion
 
 
-def entries_of(tensors: Mapping[str, Any]) -> tuple[str, dict[str, np.ndarray], np.ndarray | None]:
+def entries_of(
+    tensors: Mapping[str, Any],
+) -> tuple[str, dict[str, np.ndarray], np.ndarray | None] | None:
     """(network's name, its entries, betas if the file has them) of a checkpoint of public code.
 
-    SR3 of Janspiry, SRDiff and RRDB of LeiaLi, also wrapped as their trainers save them. Raises
-    UserError for anything else.
+    SR3 of Janspiry, also its UNet alone; SRDiff and RRDB of LeiaLi; RRDB of ESRGAN, BasicSR and
+    Real-ESRGAN; as their trainers wrap them, see `wrappers`. None for any other file. Raises
+    UserError for SRDiff without its encoder and for several networks in one file.
     """
-    for wrapper in ("state_dict", "model"):
-        if isinstance(tensors.get(wrapper), Mapping):
-            tensors = tensors[wrapper]
-    entries = {name: value for name, value in tensors.items() if name not in _TABLES}
+    tensors = flat(tensors)
     for mark, name in _MARKS.items():
-        if mark in entries:
-            if name == "sr3":
-                entries = {key.removeprefix("denoise_fn."): v for key, v in entries.items()}
-            return name, entries, tensors.get("betas")
-    raise UserError(
-        "The file must be a checkpoint of SR3, SRDiff or RRDB of the public code, or a backbone "
-        "of DINO or DINOv2, found the entries "
-        f"{', '.join(sorted(map(str, tensors))[:5]) or '(none)'}; name another."
-    )
+        prefix = prefix_of(tensors, mark)
+        if prefix is None:
+            continue
+        whole = below(tensors, around(prefix, _UNET))  # with tables, and SRDiff's encoder
+        entries, betas = whole if name == "srdiff" else below(tensors, prefix), whole.get("betas")
+        # The schedule's tables are no layers, whose entries have a layer's name and their own.
+        entries = {key: value for key, value in entries.items() if "." in key}
+        if name == "srdiff" and "rrdb.conv_first.weight" not in entries:
+            raise UserError(
+                "The file must hold SRDiff's UNet (denoise_fn.*) and its encoder (rrdb.*), found "
+                "no rrdb.conv_first.weight; save the whole diffusion model's state dict."
+            )
+        return name, srdiff.rrdb_entries(entries) if name == "rrdb" else entries, betas
+    return None
 
 
 def settings_of(name: str, entries: Mapping[str, np.ndarray], image_size: int) -> dict[str, Any]:
@@ -67,7 +63,7 @@ def settings_of(name: str, entries: Mapping[str, np.ndarray], image_size: int) -
         return (
             found
             | {f"model.{k}": v for k, v in _rrdb(entries).items()}
-            | {"data.scale": 8 if "upconv3.weight" in entries else 4}
+            | {"data.scale": 2 ** _last(entries, r"upconv(\d+)"), "mask.enabled": False}
         )
     if name == "sr3":
         return (
@@ -93,8 +89,20 @@ def settings_of(name: str, entries: Mapping[str, np.ndarray], image_size: int) -
 
 
 def _rrdb(entries: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, int]:
+    features = _size(entries, f"{prefix}conv_first.bias")
+    channels = _size(entries, f"{prefix}conv_first.weight", 1)
+    growth = _size(entries, f"{prefix}RRDB_trunk.0.RDB1.conv1.bias")
+    doublings = _last(entries, rf"{re.escape(prefix)}upconv(\d+)")
+    if (channels, 2 * growth) != (3, features) or doublings not in DOUBLINGS.values():
+        raise UserError(
+            f"The RRDB network must take 3 channels ({prefix}conv_first.weight), grow by half of "
+            f"its {features} features ({prefix}RRDB_trunk.0.RDB1.conv1.bias) and double a picture "
+            f"2 or 3 times ({prefix}upconv), found {channels} channels, a growth of {growth} and "
+            f"{doublings} doublings; name a file of scale 4 or 8 without pixel-unshuffle, such as "
+            "RealESRGAN_x4plus.pth."
+        )
     return {
-        "features": _size(entries, f"{prefix}conv_first.bias"),
+        "features": features,
         "blocks": 1 + _last(entries, rf"{re.escape(prefix)}RRDB_trunk\.(\d+)"),
     }
 
@@ -151,8 +159,7 @@ def to_public(network: Network, params: Mapping) -> dict[str, np.ndarray]:
     """Entries as the public code names them, from our parameters: the inverse of `from_public`."""
     if isinstance(network, SR3UNet):
         names = {
-            path: f"denoise_fn.{name}"
-            for path, name in sr3.reference_names(network, params).items()
+            path: f"{_UNET}.{name}" for path, name in sr3.reference_names(network, params).items()
         }
         return strict.unload(flatten_dict(params), names)
     return strict.unload(flatten_dict(params), srdiff.reference_names(params), srdiff.axes)
@@ -166,7 +173,7 @@ def from_own(entries: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
         entries,
         {path: ".".join(path) for path in flat},
         {path: value.shape for path, value in flat.items()},
-        "take the configuration that they were made with",
+        "export them again",
         lambda path, ndim: tuple(range(ndim)),
     )
 

@@ -87,5 +87,5 @@ def from_reference(network: SR3UNet, entries: Mapping[str, np.ndarray], params: 
         entries,
         reference_names(network, params),
         {path: value.shape for path, value in flatten_dict(params).items()},
-        "give the network the checkpoint's own hyper-parameters",
+        "name a whole file of the public code's own network",
     )

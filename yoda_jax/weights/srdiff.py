@@ -1,6 +1,6 @@
 """Names of the public SRDiff and RRDB checkpoints to and from our parameters.
 
-The names are those of github.com/LeiaLi/SRDiff.
+The names are those of github.com/LeiaLi/SRDiff, for RRDB also of xinntao/ESRGAN and BasicSR.
 """
 
 import re
@@ -25,6 +25,13 @@ _BLOCK = {
     "shortcut": "res_conv",
 }
 _RRDB = {"hr_conv": "HRconv"}
+# RRDB's layers as BasicSR and Real-ESRGAN name them.
+_BASICSR = {
+    r"^body\.(\d+)\.rdb": r"RRDB_trunk.\1.RDB",
+    r"^conv_body\.": "trunk_conv.",
+    r"^conv_up(\d)\.": r"upconv\1.",
+    r"^conv_hr\.": "HRconv.",
+}
 _LEAVES = {"kernel": "weight", "bias": "bias"}
 
 
@@ -47,6 +54,33 @@ def reference_names(params: Mapping) -> dict[tuple[str, ...], str]:
             name = f"denoise_fn.{_unet_name(layers, levels)}"
         names[path] = f"{name}.{_LEAVES[leaf]}"
     return names
+
+
+def rrdb_entries(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An RRDB network's entries under the names of LeiaLi and ESRGAN; others stay as they are.
+
+    It is the same network as in BasicSR and Real-ESRGAN and as in ESRGAN's first release, which
+    numbers its layers: pictures are RGB in [0, 1], and the residual branches have the weight 0.2.
+    """
+    numbers = sorted({int(m[1]) for name in entries if (m := re.match(r"(\d+)\.", name))} - {1})
+    # First, one a doubling, and the last two; the numbers between are of layers without weights.
+    tops = [
+        "conv_first",
+        *(f"upconv{i}" for i in range(1, len(numbers) - 2)),
+        "HRconv",
+        "conv_last",
+    ]
+    renames = _BASICSR | {
+        r"^1\.sub\.(\d+)\.(RDB\d)\.(conv\d)\.0\.": r"RRDB_trunk.\1.\2.\3.",
+        r"^1\.sub\.\d+\.(?=weight|bias)": "trunk_conv.",
+        **{rf"^{number}\.": f"{top}." for number, top in zip(numbers, tops, strict=False)},
+    }
+    renamed = {}
+    for name, value in entries.items():
+        for theirs, official in renames.items():
+            name = re.sub(theirs, official, name)
+        renamed[name] = value
+    return renamed
 
 
 def transposed(path: tuple[str, ...]) -> bool:
@@ -72,7 +106,7 @@ def from_reference(entries: Mapping[str, np.ndarray], params: Mapping) -> dict:
         entries,
         reference_names(params),
         {path: value.shape for path, value in flatten_dict(params).items()},
-        "give the network the checkpoint's own hyper-parameters",
+        "name a whole file of the public code's own network",
         axes,
     )
 

@@ -29,26 +29,35 @@ def load(
 
     names and shapes hold the entry's name and our shape of every parameter; `what` (a plural) and
     `advice` begin and end the error's sentence. Raises UserError where an entry is missing, left
-    over or misshapen, naming the first five.
+    over, misshapen or not of finite floating numbers, naming the first five.
     """
     known = set(names.values())
     wrong = [f"{name} is missing" for name in names.values() if name not in entries]
     wrong += [f"{name} is unknown" for name in entries if name not in known]
-    loaded = {}
+    loaded, broken = {}, []
     for path, name in names.items():
         if name not in entries:
             continue
         entry, shape = np.asarray(entries[name]), shapes[path]
         order = axes(path, len(shape))
         expected = tuple(shape[axis] for axis in np.argsort(order))
-        if entry.shape == expected:
-            loaded[path] = entry.transpose(order)
-        else:
+        if entry.shape != expected:
             wrong.append(f"{name} has the shape {entry.shape}, expected {expected}")
+        elif entry.dtype.kind != "f":
+            wrong.append(f"{name} holds {entry.dtype}, expected floating numbers")
+        elif not np.isfinite(entry).all():
+            broken.append(name)
+        else:
+            loaded[path] = entry.transpose(order)
     if wrong:
         raise UserError(
             f"{what} do not fit the network in {len(wrong)} places: {'; '.join(wrong[:5])}; "
             f"{advice}."
+        )
+    if broken:
+        raise UserError(
+            f"{what} must be finite, found NaN or infinite numbers in {len(broken)} of them: "
+            f"{', '.join(broken[:5])}; take a file from before its training diverged."
         )
     return unflatten_dict(loaded)
 

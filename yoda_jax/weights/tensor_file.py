@@ -48,10 +48,12 @@ _TORCH_ERRORS = (
     MemoryError,
 )
 
+# Under which an imported backbone carries the digest of the file that it was made from.
+ORIGINAL = "yoda_jax.original_sha256"
 _REFUSED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
-def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
+def read_tensors(path: str | os.PathLike) -> dict:
     """The nested dictionary of a weights file with its tensors as NumPy arrays.
 
     .pth, .pt, .ckpt and .bin are PyTorch's (zip or legacy stream; needs torch), .safetensors and
@@ -78,6 +80,14 @@ def sha256(path: str | os.PathLike) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unopened(path, error) from error
+
+
+def weights_digest(path: str | os.PathLike) -> str:
+    """The SHA-256 digest of a file of weights; of an imported one, that of its original.
+
+    So records made with either are the same. Raises UserError where the file cannot be read.
+    """
+    return read_metadata(path).get(ORIGINAL) or sha256(path)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
@@ -148,7 +158,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return {name: float32(array) for name, array in arrays.items()}
 
 
-def _read_torch(path: Path) -> dict[str, Any]:
+def _read_torch(path: Path) -> dict:
     try:
         import torch
     except ModuleNotFoundError as error:

@@ -1,0 +1,98 @@
+"""Every network keeps to the protocol, in its dtype and its precision."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from yoda_jax.models.networks import NETWORKS, make_network
+
+SIZES = {
+    "features": 4,
+    "multipliers": (1, 2),
+    "blocks": 1,
+    "attention_resolutions": (8,),
+    "image_size": 16,
+    "groups": 2,
+    "encoder_features": 4,
+    "encoder_blocks": 2,
+    "scale": 4,
+}
+
+
+def made(name, **changes):
+    """(forward pass of parameters, parameters) of a tiny network."""
+    network = make_network(name, SIZES | changes)
+    lr, lr_up, z = (
+        np.random.default_rng(i).uniform(-1, 1, (1, size, size, 3)).astype(np.float32)
+        for i, size in enumerate((4, 16, 16))
+    )
+
+    def run(network):
+        if not network.diffuses:
+            return network(lr)
+        return network(z, jnp.ones(1), network.condition(lr, lr_up))
+
+    shapes = jax.eval_shape(nn.init(run, network), jax.random.key(0))
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
+    return jax.jit(nn.apply(run, network)), params
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_hyper_parameters_are_chosen_by_name_and_right_ones_have_no_problem(name):
+    network = make_network(name, SIZES | {"unknown": 1})
+    assert network.problem() is None and network.features == 4
+    assert network.reduction in (1, 2) and isinstance(network.diffuses, bool)
+    if network.diffuses:
+        assert isinstance(network.continuous_level, bool)
+    assert set(network.parts.values()) <= set(NETWORKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("sr3", {"groups": 3}),
+        ("sr3", {"attention_resolutions": (5,)}),
+        ("sr3", {"multipliers": ()}),
+        ("srdiff", {"features": 5}),
+        ("srdiff", {"encoder_blocks": 3}),
+        ("srdiff", {"scale": 2}),
+        ("rrdb", {"features": 5}),
+        ("rrdb", {"scale": 2}),
+    ],
+)
+def test_a_problem_begins_with_the_hyper_parameter(name, changes):
+    problem = make_network(name, SIZES | changes).problem()
+    assert problem.startswith(next(iter(changes))) and problem.endswith(".")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_in_bfloat16_computes_its_last_layer_in_float32(name):
+    forward, params = made(name, dtype=jnp.bfloat16)
+    out = forward(params)
+    assert out.dtype == np.float32
+    out = np.asarray(out if name != "rrdb" else (out[abs(out) < 1] + 1) / 2)
+    assert out.size > 20
+    rounded = out.astype(jnp.bfloat16).astype(np.float32)
+    assert (out != rounded).mean() > 0.5
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("precision", "lowered"), [("default", "DEFAULT"), ("highest", "HIGHEST")])
+def test_every_product_is_computed_in_the_chosen_precision(name, precision, lowered):
+    """Of the forward pass and of the gradient, on a TPU and on a CPU."""
+    forward, params = made(name, precision=precision)
+    gradient = jax.jit(jax.grad(lambda params: forward(params).sum())).trace(params)
+    for platform in ("tpu", "cpu"):
+        text = gradient.lower(lowering_platforms=(platform,)).as_text()
+        products = re.findall(r"stablehlo\.(?:convolution|dot_general).*", text)
+        kernels = sum(path[-1] == "kernel" for path in flatten_dict(params))
+        assert len(products) > kernels
+        for product in products:
+            assert set(re.findall(r"DEFAULT|HIGHEST|HIGH", product)) <= {lowered}, product
+            assert lowered == "DEFAULT" or lowered in product, product

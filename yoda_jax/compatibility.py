@@ -1,0 +1,117 @@
+"""Whether what lies on a disk fits what is asked for now; older configurations are completed.
+
+Configurations are plain nested dictionaries here, as checkpoints and reports keep them.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from yoda_jax.errors import UserError
+
+# Fields by the names that they had before.
+_RENAMED = {
+    "data.border": "data.resampling",
+    "train.sample_every": "train.eval_every",
+    "train.sample_pictures": "train.eval_pictures",
+}
+# Fields that came later, with what runs did before them.
+LATER: dict[str, Any] = {
+    "mask.times": "uniform",
+    "data.max_megapixels": 100,
+    "model.precision": "default",
+    "train.best": "",
+    "eval.name": "eval",
+}
+
+# What a run may go on or be sampled with, whatever it was trained with: where a part came from,
+# since it lies in the checkpoint; how exactly products are computed; the chain of sampling.
+_FREE = ("model.encoder", "model.precision", "diffusion.sampling_steps")
+# What only changes how a run goes on. A run that has all its steps cannot follow a change.
+_STEERING = (
+    "train.batch_size",
+    "train.accumulate",
+    "train.learning_rate",
+    "train.warmup_steps",
+    "train.halve_every",
+    "train.weight_decay",
+    "train.clip_norm",
+    "train.ema_decay",
+    "data.flip",
+)
+
+
+def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration with today's names, and what its time did in fields that came later."""
+    fields = copy.deepcopy(dict(saved))
+    for before, now in _RENAMED.items():
+        (group, old), new = before.split("."), now.split(".")[1]
+        if old in fields.get(group, {}):
+            fields[group][new] = fields[group].pop(old)
+    for name, value in LATER.items():
+        group, field = name.split(".")
+        if group in fields:
+            fields[group].setdefault(field, value)
+    return fields
+
+
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of records ("data.scale": 4) with today's names."""
+    return {_RENAMED.get(name, name): value for name, value in settings.items()}
+
+
+def flag(name: str, value: object) -> str:
+    """What sets a field on the command line, with a value as it is or as JSON keeps it."""
+    if isinstance(value, list | tuple):
+        return f'"--config.{name}={tuple(value)}"'
+    return f"--config.{name}={value}"
+
+
+def _different(asked: Mapping, saved: Mapping, names: list[str]) -> str | None:
+    """The first field that differs; JSON keeps tuples as lists."""
+    for name in names:
+        group, field = name.split(".")
+        now, then = asked[group].get(field), saved[group].get(field)
+        if (list(now) if isinstance(now, tuple) else now) != then:
+            return name
+    return None
+
+
+def check_trained_with(asked: Mapping, saved: Mapping, where: object, training: bool) -> None:
+    """Raises UserError where a checkpoint was trained otherwise than the configuration asked for.
+
+    What only changes how the run goes on (steps, learning rate, batch) may differ; to sample, mask
+    and seed may differ too. `saved` is completed here.
+    """
+    saved = completed(saved)
+    names = [f"{group}.{field}" for group in ("model", "diffusion") for field in asked[group]]
+    names = [name for name in names if name not in _FREE] + ["data.scale", "data.resampling"]
+    if training:
+        masked = asked["mask"]["enabled"] and saved["mask"]["enabled"]
+        names += [f"mask.{field}" for field in asked["mask"] if masked or field == "enabled"]
+        names += ["attention.aggregate", "attention.normalise_heads", "data.patch"]
+    if name := _different(asked, saved, names):
+        group, field = name.split(".")
+        raise UserError(
+            f"The checkpoint in {where} was trained with {name}={saved[group].get(field)!r}, this "
+            f"configuration says {asked[group][field]!r}; add "
+            f"{flag(name, saved[group].get(field))}, or use another --workdir."
+        )
+    if training and saved["seed"] != asked["seed"]:
+        raise UserError(
+            f"The checkpoint in {where} was trained with seed={saved['seed']}, this configuration "
+            f"says {asked['seed']}; add --config.seed={saved['seed']}, or use another --workdir."
+        )
+
+
+def check_finished(asked: Mapping, saved: Mapping, where: object) -> None:
+    """Raises UserError where a run that has all its steps was steered otherwise than asked for."""
+    saved = completed(saved)
+    if name := _different(asked, saved, list(_STEERING)):
+        group, field = name.split(".")
+        raise UserError(
+            f"{where} has its {asked['train']['steps']} steps already, trained with "
+            f"{name}={saved[group][field]!r}, this configuration says {asked[group][field]!r}; "
+            "raise --config.train.steps to go on with it, evaluate what is there by --mode=eval, "
+            "or use another --workdir."
+        )

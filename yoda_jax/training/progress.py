@@ -1,0 +1,135 @@
+"""What a training run tells while it runs, without ever waiting for the newest step."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import jax
+import numpy as np
+from absl import logging
+from clu import metric_writers, periodic_actions
+
+from yoda_jax.errors import UserError
+from yoda_jax.training.step import Metrics
+
+_PROFILE_STEPS = 5
+_SECONDS_BETWEEN_WARNINGS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When what happens in a training of `steps` steps; 0 is never."""
+
+    steps: int
+    log_every: int
+    checkpoint_every: int
+    eval_every: int
+    profile_at: int  # the step at which a profile of five steps is taken
+    warn_from: int  # the step from which drifting colours are warned of
+    offset_warning: float  # ... where predicted y0 is off lr_up by this much in a channel
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something that happens every so many steps, and at the end, happens now."""
+        return every > 0 and (step % every == 0 or step == self.steps)
+
+
+class Progress:
+    """Metrics, speed, waiting time, warnings and the profile of a run in a folder."""
+
+    def __init__(self, plan: Plan, board: metric_writers.MetricWriter, workdir: str) -> None:
+        self.plan, self.workdir = plan, workdir
+        self.writer = metric_writers.MultiWriter([metric_writers.LoggingWriter(), board])
+        self.speed = periodic_actions.ReportProgress(
+            num_train_steps=plan.steps, writer=board, every_steps=plan.log_every
+        )
+        self.window: list[tuple[int, Metrics]] = []  # steps since the last line of the log
+        self.window_waited = self.total_waited = 0.0
+        self.started = self.window_start = time.perf_counter()
+        self.profile_until = 0
+
+    def next_batch(self, stream: Iterator[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+        """The next batch, with the time that it made the loop wait."""
+        start = time.perf_counter()
+        batch = next(stream)
+        self.window_waited += time.perf_counter() - start
+        return batch
+
+    def after_dispatch(self, step: int, metrics: Metrics) -> None:
+        """Keeps the metrics of a step that was just started; writes the window before it if due.
+
+        Waits for the step before: the device has this one to work at meanwhile, and without it the
+        host would run ahead, holding ever more batches.
+        """
+        if self.window:
+            before, last = self.window[-1]
+            jax.block_until_ready(last["loss"])
+            if self.plan.due(before, self.plan.log_every):
+                self._write()
+        else:  # the first step of all: what came before was compilation
+            self.started = self.window_start = time.perf_counter()
+            self.window_waited = 0.0
+        self.window.append((step, metrics))
+        self.speed(step)
+        if step == self.plan.profile_at:
+            jax.profiler.start_trace(self.workdir)
+            self.profile_until = step + _PROFILE_STEPS
+        if step == self.profile_until:
+            self._stop_profile()
+
+    def apart(self, name: str) -> AbstractContextManager:
+        """Time that counts for itself and not as that of steps."""
+        return self.speed.timed(name)
+
+    def check_finite(self) -> None:
+        """Raises UserError with the first step of the window that is not finite."""
+        found = jax.device_get([(m["loss"], m["grad_norm"]) for _, m in self.window])
+        for (step, _), (loss, norm) in zip(self.window, found, strict=True):
+            if not np.isfinite(loss + norm):
+                raise UserError(
+                    f"Step {step} has the loss {loss} and the gradient norm {norm}, expected "
+                    "finite values; lower --config.train.learning_rate or set "
+                    "--config.train.clip_norm, and run again: "
+                    f"the run goes on from its last checkpoint in {self.workdir}."
+                )
+
+    def finish(self) -> None:
+        """Writes what is left, and the share of time that the steps waited for input."""
+        if self.profile_until > self.window[-1][0]:
+            self._stop_profile()
+        self._write()
+        share = self.total_waited / (time.perf_counter() - self.started)
+        logging.info("waited for input %.2f %% of the training time", 100 * share)
+
+    def _write(self) -> None:
+        self.check_finite()
+        step = self.window[-1][0]
+        metrics = jax.device_get([metrics for _, metrics in self.window])
+        means = jax.tree.map(lambda *values: np.mean(values, axis=0), *metrics)
+        offset = means.pop("y0_offset")
+        now = time.perf_counter()
+        scalars = {name: float(value) for name, value in means.items()}
+        scalars |= {f"y0_offset_{c}": float(v) for c, v in zip("rgb", offset, strict=True)}
+        scalars["input_wait"] = self.window_waited / (now - self.window_start)
+        self.writer.write_scalars(step, scalars)
+        self._warn_of_drift(step, offset)
+        self.total_waited += self.window_waited
+        self.window, self.window_waited, self.window_start = [], 0.0, now
+
+    def _warn_of_drift(self, step: int, offset: np.ndarray) -> None:
+        if step <= self.plan.warn_from:
+            return
+        if np.abs(offset).max() > self.plan.offset_warning:
+            logging.log_every_n_seconds(
+                logging.WARNING,
+                "Step %d: predicted colours are off the input by %s in R, G, B (on [-1, 1]); "
+                "samples will be tinted. Train longer, enlarge the batch, or use the mask.",
+                _SECONDS_BETWEEN_WARNINGS,
+                step,
+                np.array2string(offset, precision=3, sign="+"),
+            )
+
+    def _stop_profile(self) -> None:
+        jax.block_until_ready(self.window[-1][1]["loss"])
+        jax.profiler.stop_trace()
+        logging.info("profile of the steps up to %d in %s", self.window[-1][0], self.workdir)
