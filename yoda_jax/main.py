@@ -105,8 +105,9 @@ def _run(argv: Sequence[str]) -> None:
     train = config.train
     use_all_cpu_cores((train.batch_size // train.accumulate, config.eval.batch_size))
     join_processes(_DISTRIBUTED.value)
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/yoda_jax")
-    jax.config.update("jax_compilation_cache_dir", os.fspath(located(cache)))
+    cache = os.path.expanduser(os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/yoda_jax"))
+    if not cache.startswith("~"):  # who has no home folder has no cache
+        jax.config.update("jax_compilation_cache_dir", os.fspath(located(cache)))
     with ending_together():
         start_devices()
         logging.info(
@@ -171,6 +172,12 @@ def main() -> None:
             if error.errno not in _OF_THE_SYSTEM or not error.filename:
                 raise
             _fail(f"{error.filename} cannot be used: {error.strerror.lower()}.")
+        except Exception as error:
+            # What a bucket answers comes as a kind of TensorFlow's own.
+            if not type(error).__module__.startswith("tensorflow."):
+                raise
+            answer = " ".join(str(error).split())
+            _fail(f"A bucket's answer: {answer}; check its name, your permission and the network.")
 
     app.run(run, flags_parser=_parse)
 
