@@ -29,6 +29,7 @@ _IRRELEVANT = (
     "data.threads",
     "data.prefetch",
     "data.tfds_dir",
+    "data.max_megapixels",
     "attention.weights",
     "attention.batch_size",
     "train.log_every",
