@@ -17,7 +17,7 @@ from yoda_jax.weights.sr3 import from_reference
 
 def side(hyper: tuple[Any, ...], entries: Entries, batch: Batch) -> Side:
     """`forward` and `step` on a batch of `tests.bench.torch_sr3.draw`."""
-    sharding.use_all_cpu_cores(len(batch["hr"]))
+    sharding.use_all_cpu_cores([len(batch["hr"])])
     mesh = sharding.make_mesh()
     network = SR3UNet(*hyper)
 

@@ -18,7 +18,7 @@ from yoda_jax.weights.srdiff import from_reference
 
 def side(hyper: tuple[Any, ...], entries: Entries, batch: Batch) -> Side:
     """The calls of `tests.bench.torch_srdiff.side`, on a batch of its `draw`."""
-    sharding.use_all_cpu_cores(len(batch["lr"]))
+    sharding.use_all_cpu_cores([len(batch["lr"])])
     mesh = sharding.make_mesh()
     network = SRDiffUNet(*hyper)
 
