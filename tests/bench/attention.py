@@ -156,7 +156,7 @@ def measure_precompute(folder: str, what: str, size: int, rounds: int) -> None:
     config.data.update(train=f"folder:{folder}", eval="samples:photos/test", crop="tiles")
     config.data.update(hr_size=160, stride=160, scale=4)
     config.attention.input_size = size
-    use_all_cpu_cores(config.train.batch_size)  # as the command does
+    use_all_cpu_cores([config.train.batch_size])  # as the command does
     attention = build.attention(config)  # one for all runs: each would compile its own
     preparation = build.preparation(config, attention.stride)
     source = photos.open_source(config.data.train)
