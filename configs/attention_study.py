@@ -29,10 +29,7 @@ MAPS = {
     "DINOv2 max": {},
     "DINOv2 max of normalised": {"attention.normalise_heads": True},
     "DINOv2 mean": {"attention.aggregate": "mean"},
-    "DINOv2 mean of normalised": {
-        "attention.aggregate": "mean",
-        "attention.normalise_heads": True,
-    },
+    "DINOv2 mean of normalised": {"attention.aggregate": "mean", "attention.normalise_heads": True},
     **{f"DINOv2 head {i}": {"attention.aggregate": str(i)} for i in range(6)},
     "edges": {"attention.source": "edges"},
     "SIFT": {"attention.source": "sift"},

@@ -15,12 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from yoda_jax.attention.dino import (
-    BackboneAttention,
-    attention_heads,
-    group_attention,
-    stride,
-)
+from yoda_jax.attention.dino import BackboneAttention, attention_heads, group_attention, stride
 from yoda_jax.models.resnet import ResNet
 from yoda_jax.models.vit import VisionTransformer
 from yoda_jax.weights.dino import BACKBONES, load_backbone

@@ -47,10 +47,7 @@ NETS = {
     "srdiff_df2k": Net("srdiff", (64, (1, 2, 3, 4), 64, 17, 4), 2, 2, 1.0),
     "srdiff_celeba": Net("srdiff", (64, (1, 2, 2, 4), 32, 8, 8), 2, 2, 1.0),
 }
-TWINS = {
-    "sr3": (torch_sr3, torch_sr3.TorchSR3),
-    "srdiff": (torch_srdiff, torch_srdiff.TorchSRDiff),
-}
+TWINS = {"sr3": (torch_sr3, torch_sr3.TorchSR3), "srdiff": (torch_srdiff, torch_srdiff.TorchSRDiff)}
 SIDES = ("torch", "jax")
 
 

@@ -2,9 +2,7 @@
 
 import pytest
 
-from configs import (
-    default,
-)
+from configs import default
 from yoda_jax.configuration import fields as checks
 from yoda_jax.errors import UserError
 

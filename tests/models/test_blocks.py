@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 from reference import assert_near
 
-from yoda_jax.models.blocks import (
-    GroupNorm,
-    Layers,
-    doubled,
-    mish,
-    orthogonal_init,
-    sinusoidal,
-)
+from yoda_jax.models.blocks import GroupNorm, Layers, doubled, mish, orthogonal_init, sinusoidal
 
 
 @pytest.mark.parametrize("groups", [1, 4, 8])

@@ -178,10 +178,7 @@ RELEASES = {
 
 @pytest.mark.parametrize(
     ("release", "unet", "rrdb"),
-    [
-        ("srdiff_celeb8x", 10_545_795, 1_488_003),
-        ("srdiff_df2k4x_17x64", 12_934_915, 12_381_443),
-    ],
+    [("srdiff_celeb8x", 10_545_795, 1_488_003), ("srdiff_df2k4x_17x64", 12_934_915, 12_381_443)],
 )
 def test_published_networks_have_the_published_entries(release, unet, rrdb):
     published = json.loads(KEYS.read_text())[release]

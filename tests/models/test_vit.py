@@ -88,10 +88,7 @@ def test_interpolation_is_that_of_pytorch(new, antialias):
 
     rows = np.random.default_rng(0).normal(size=(3, 8)).astype("f")
     expected = torch.nn.functional.interpolate(
-        torch.from_numpy(rows)[None, None],
-        size=(3, new),
-        mode="bicubic",
-        antialias=antialias,
+        torch.from_numpy(rows)[None, None], size=(3, new), mode="bicubic", antialias=antialias
     )
     found = rows @ interpolation_matrix(8, new, 0.0, antialias).T
     np.testing.assert_allclose(found, expected[0, 0].numpy(), atol=2e-6)

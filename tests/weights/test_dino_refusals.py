@@ -27,10 +27,7 @@ def refused(source, path, entries):
 
 
 DAMAGE = {
-    "missing": (
-        lambda e: e.pop("blocks.1.norm2.bias"),
-        "blocks.1.norm2.bias is missing",
-    ),
+    "missing": (lambda e: e.pop("blocks.1.norm2.bias"), "blocks.1.norm2.bias is missing"),
     "extra": (
         lambda e: e.update(register_tokens=np.zeros((1, 4, 12), "f")),
         "register_tokens is unknown",
@@ -93,11 +90,7 @@ def vit_keys(width):
 
 
 OTHER_FILES = {
-    "ViT-B for ViT-S": (
-        "dino_vits8",
-        vit_keys(768),
-        "has the shape (768,), expected (384,)",
-    ),
+    "ViT-B for ViT-S": ("dino_vits8", vit_keys(768), "has the shape (768,), expected (384,)"),
     "ViT-S for ViT-B": (
         "dino_vitb8",
         vit_keys(384),

@@ -124,10 +124,7 @@ def cut(
 
 
 def whole(
-    examples: Examples,
-    indices: Sequence[int],
-    aggregate: str | int,
-    normalise_heads: bool = False,
+    examples: Examples, indices: Sequence[int], aggregate: str | int, normalise_heads: bool = False
 ) -> Batch:
     """A batch of examples by index, neither cropped nor flipped, as evaluation needs them."""
     return stack([cut(examples[i], aggregate, normalise_heads) for i in indices])

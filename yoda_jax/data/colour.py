@@ -77,9 +77,7 @@ def _to_srgb_primaries(chunk: bytes) -> Float[np.ndarray, "3 3"] | None:
     return None
 
 
-def _to_xyz(
-    xy: Float[np.ndarray, "8"],
-) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]]:
+def _to_xyz(xy: Float[np.ndarray, "8"]) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]]:
     """(XYZ of linear red, green and blue in columns, of white) from their x and y."""
     x, y = xy[::2], xy[1::2]
     xyz = np.stack([x / y, np.ones(4), (1 - x - y) / y])

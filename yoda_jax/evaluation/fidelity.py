@@ -14,12 +14,7 @@ from yoda_jax.pictures import Resampling
 WINDOW = 11  # SSIM's Gaussian window: sigma 1.5, cut at 3.5 sigma
 
 
-def psnr(
-    sr: np.ndarray,
-    hr: np.ndarray,
-    border: int = 0,
-    luma: bool = False,
-) -> float:
+def psnr(sr: np.ndarray, hr: np.ndarray, border: int = 0, luma: bool = False) -> float:
     """10 log10(255^2 / mean((sr - hr)^2)) in dB, over RGB or, with `luma`, over Y.
 
     `border` pixels are cut off each side before. Identical pictures give float("inf"), not a cap:
@@ -31,12 +26,7 @@ def psnr(
         return float(peak_signal_noise_ratio(b, a, data_range=255))
 
 
-def ssim(
-    sr: np.ndarray,
-    hr: np.ndarray,
-    border: int = 0,
-    luma: bool = False,
-) -> float:
+def ssim(sr: np.ndarray, hr: np.ndarray, border: int = 0, luma: bool = False) -> float:
     """Structural similarity in [-1,1], over RGB (mean over channels) or, with `luma`, over Y.
 
     (2 mu_a mu_b + C1)(2 cov_ab + C2) / ((mu_a^2 + mu_b^2 + C1)(var_a + var_b + C2)) under an
@@ -59,12 +49,7 @@ def ssim(
     )
 
 
-def lr_psnr(
-    sr: np.ndarray,
-    lr: np.ndarray,
-    resampling: Resampling,
-    border: int = 0,
-) -> float:
+def lr_psnr(sr: np.ndarray, lr: np.ndarray, resampling: Resampling, border: int = 0) -> float:
     """Consistency with the input: PSNR in dB, in RGB, of `lr` and `sr` degraded as `lr` was.
 
     `resampling` is the rule that made `lr`; `border` LR pixels are cut off each side. A tile whose
@@ -99,11 +84,7 @@ def luminance(picture: UInt8[np.ndarray, "H W 3"]) -> Float64[np.ndarray, "H W"]
 
 
 def _compared(
-    sr: np.ndarray,
-    hr: np.ndarray,
-    border: int,
-    luma: bool,
-    smallest: int,
+    sr: np.ndarray, hr: np.ndarray, border: int, luma: bool, smallest: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """What of the two pictures is compared: inside the border, RGB or Y, in float64."""
     if sr.dtype != np.uint8 or hr.dtype != np.uint8 or sr.shape != hr.shape or sr.shape[2:] != (3,):

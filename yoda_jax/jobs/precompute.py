@@ -99,10 +99,7 @@ def _open(config: ConfigDict) -> dict[str, Source | UserError]:
 
 
 def _plan(
-    config: ConfigDict,
-    expected: dict[str, dict],
-    folders: dict[str, epath.Path],
-    begun: bool,
+    config: ConfigDict, expected: dict[str, dict], folders: dict[str, epath.Path], begun: bool
 ) -> dict[str, dict]:
     """Of each split that is to be written: its missing shards, their number, and its pictures.
 

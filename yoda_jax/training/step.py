@@ -58,11 +58,7 @@ def make_train_step(
             ema=update_ema(state.ema, params, state.step, ema_decay),
             opt_state=opt_state,
         )
-        metrics = {
-            "loss": loss_value,
-            "grad_norm": optax.tree.norm(grads),
-            **diagnostics._asdict(),
-        }
+        metrics = {"loss": loss_value, "grad_norm": optax.tree.norm(grads), **diagnostics._asdict()}
         return state, metrics
 
     return train_step
