@@ -1,6 +1,7 @@
 """Running the command line as a user does, in a process of its own, on a tiny network."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,13 @@ TINY = [
     "--config.eval.batch_size=2",
     "--config.eval.sheet_pictures=2",
 ]
+
+
+def free_port() -> int:
+    """A port that nothing listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def command(*arguments: str) -> list[str]:

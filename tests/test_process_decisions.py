@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import free_port
 
 from yoda_jax.processes import decided, together
 from yoda_jax.training.checkpoint_folder import CheckpointFolder
@@ -43,12 +44,6 @@ except (UserError, OSError) as error:
     print(f"yoda_jax: {error}", file=sys.stderr)
     sys.exit(2)
 """
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def start(distributed, job, time_limit=60, **environment):

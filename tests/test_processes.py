@@ -2,12 +2,11 @@
 
 import json
 import os
-import socket
 import subprocess
 
 import numpy as np
 import pytest
-from command_line import ROOT, TINY, command
+from command_line import ROOT, TINY, command, free_port
 
 pytestmark = pytest.mark.slow
 SETTINGS = [
@@ -41,12 +40,6 @@ def finish(processes):
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors
     return outputs
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

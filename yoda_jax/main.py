@@ -17,6 +17,7 @@ from ml_collections import config_flags
 from yoda_jax import logs
 from yoda_jax.configuration import fields, restore
 from yoda_jax.errors import UserError
+from yoda_jax.preemption import stopping_in_order
 from yoda_jax.processes import ending_together, join_processes
 from yoda_jax.runs import Run, located
 from yoda_jax.training.checkpoint_folder import CheckpointFolder
@@ -108,7 +109,7 @@ def _run(argv: Sequence[str]) -> None:
     cache = os.path.expanduser(os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/yoda_jax"))
     if not cache.startswith("~"):  # who has no home folder has no cache
         jax.config.update("jax_compilation_cache_dir", os.fspath(located(cache)))
-    with ending_together():
+    with ending_together(), stopping_in_order():
         start_devices()
         logging.info(
             "%s in %s: process %d of %d, %d %s devices in all",

@@ -63,7 +63,7 @@ def join_processes(distributed: str, time_limit: float = 300.0) -> None:
         if thread.is_alive():
             logging.info("waiting for %s, %.0f s so far", partner(), time.monotonic() - start)
     if thread.is_alive():
-        _leave_at_once(2)
+        leave_at_once(2)
         raise UserError(
             f"--distributed={distributed} has waited {time_limit:.0f} s for {partner()}; start all "
             "processes with one address and COUNT, each with its INDEX from 0 on, and see the "
@@ -78,7 +78,7 @@ def join_processes(distributed: str, time_limit: float = 300.0) -> None:
             "mpirun, Kubernetes), found neither; use HOST:PORT,COUNT,INDEX, or none for one "
             "process."
         ) from failures[0]
-    _leave_at_once(2)
+    leave_at_once(2)
     raise UserError(
         f"--distributed={distributed} could not join the processes: {reason}; choose another port, "
         "and start all processes anew."
@@ -207,7 +207,7 @@ def ending_together() -> Iterator[None]:
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was first
                 client.key_value_set(_FAILED, f"Process {index} has failed: {text[:1000]}")
         lost = "Gloo" in text  # the collectives of CPUs, which see a closed connection
-        _leave_at_once(2 if lost or isinstance(error, UserError | OSError) else 1, patience)
+        leave_at_once(2 if lost or isinstance(error, UserError | OSError) else 1, patience)
         if lost:
             raise UserError(
                 said
@@ -219,7 +219,7 @@ def ending_together() -> Iterator[None]:
         done.set()
 
 
-def _leave_at_once(status: int, after: float = 0.0) -> None:
+def leave_at_once(status: int, after: float = 0.0) -> None:
     """Lets this process, once it ends, wait for no other: JAX would, for minutes."""
 
     def leave() -> None:

@@ -14,12 +14,17 @@ def located(path: str | os.PathLike) -> epath.Path:
     there is no home folder.
     """
     text = os.fspath(path)
-    if "://" in text:
+    if in_bucket(text):
         return epath.Path(text)
     expanded = os.path.expanduser(text)
     if text.startswith("~") and expanded == text:
         raise UserError(f"{text} names a home folder, found none for it; write the path in full.")
     return epath.Path(os.path.abspath(expanded))
+
+
+def in_bucket(path: str | os.PathLike) -> bool:
+    """Whether a path is one of an object store and not of a disk."""
+    return "://" in os.fspath(path)
 
 
 def write_whole(path: epath.Path, data: bytes) -> None:
@@ -28,7 +33,7 @@ def write_whole(path: epath.Path, data: bytes) -> None:
     A local file gets a temporary name first; an object in a bucket appears only when it is whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if "://" in os.fspath(path):
+    if in_bucket(path):
         path.write_bytes(data)
         return
     temporary = path.with_name(f"{path.name}.part-{os.getpid()}")

@@ -48,23 +48,27 @@ class Comparison:
         zeros = np.zeros(self.held_out.batch_size // jax.process_count())
         return self._add("bicubic", lambda ids, rows: bicubic(method, rows["lr"]), lambda a: zeros)
 
-    def add(self, label: str, method: Method, params: Params, seed: int) -> Row:
-        """A method's samples, from the noise of a seed."""
+    def add(
+        self,
+        label: str,
+        method: Method,
+        params: Params,
+        seed: int,
+        between: Callable[[], None] = lambda: None,
+    ) -> Row:
+        """A method's samples, from the noise of a seed; `between` is called now and then."""
         eta, done = Eta(label, len(self.held_out.indices)), 0
 
         def upscale(ids: Int[np.ndarray, " b"], rows: Batch) -> UInt8[np.ndarray, "b H W 3"]:
             nonlocal done
             size, before = self.held_out.batch_size, done
             done += size
-            return sample_rows(
-                method,
-                self.mesh,
-                params,
-                ids,
-                rows,
-                seed,
-                lambda share: eta.reached(before + share * size),
-            )
+
+            def progress(share: float) -> None:
+                eta.reached(before + share * size)
+                between()
+
+            return sample_rows(method, self.mesh, params, ids, rows, seed, progress)
 
         return self._add(label, upscale, method.diffused)
 

@@ -1,5 +1,6 @@
 """train: pre-computes what is missing, trains or resumes, evaluates on the way and at the end."""
 
+import contextlib
 import json
 
 import jax
@@ -9,6 +10,7 @@ from clu import metric_writers, parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from yoda_jax import preemption
 from yoda_jax.compatibility import check_finished, check_trained_with, completed, renamed
 from yoda_jax.configuration import build, restore
 from yoda_jax.data.contents import difference
@@ -21,6 +23,7 @@ from yoda_jax.prefetch import prefetch
 from yoda_jax.processes import is_first
 from yoda_jax.runs import Run, write_whole
 from yoda_jax.training import sharding
+from yoda_jax.training.events import event_board
 from yoda_jax.training.progress import Progress
 from yoda_jax.training.state import TrainState
 
@@ -48,7 +51,9 @@ def fit(config: ConfigDict, workdir: str) -> None:
     batches = build.batches(config, records, jax.process_index(), jax.process_count())
     made_with = config.to_dict() | {"records": records.manifest["settings"]}
     init, abstract = build.state(config, method, mesh)
-    with build.checkpoints(config, where) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        something_to_save = stack.enter_context(preemption.training())
+        checkpoints = stack.enter_context(build.checkpoints(config, where))
         latest = checkpoints.latest()
         first = latest or 0
         if latest is not None:
@@ -61,33 +66,41 @@ def fit(config: ConfigDict, workdir: str) -> None:
         state = restore.put_encoder(config, init()) if fresh else checkpoints.restore(abstract)
         logging.info("%s at step %d of %d", "starting" if fresh else "resumed", first, plan.steps)
         # The log gets the figures alone, TensorBoard also configuration, parameters and pictures.
-        boards = [metric_writers.SummaryWriter(str(where))] if is_first() else []
-        board = metric_writers.AsyncMultiWriter(boards)
+        board, publish = stack.enter_context(event_board(where.folder))
         _write_overview(board, config.to_dict(), state, where, first)
         evaluation = _Evaluation(config, where, method, mesh, board) if plan.eval_every else None
 
-        logging.info("compiling the step")
-        train_step = build.train_step(config, method, mesh, abstract)
         key = jax.random.key(config.seed + 1)
         steps = range(first, plan.steps)
         stream = prefetch(
             lambda step: sharding.share_out(mesh, batches(step)), iter(steps), config.data.prefetch
         )
-        with metric_writers.ensure_flushes(board):
-            progress = Progress(plan, board, str(where))
-            for step in steps:
-                batch = progress.next_batch(stream)
-                with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    state, metrics = train_step(state, batch, key)
-                progress.after_dispatch(step + 1, metrics)
-                evaluated = plan.due(step + 1, plan.eval_every)
-                if evaluated or plan.due(step + 1, plan.checkpoint_every):
-                    progress.check_finite()
+        logging.info("compiling the step")
+        train_step = build.train_step(config, method, mesh, abstract)
+        train_step = train_step.lower(state, sharding.share_out(mesh, batches(first)), key)
+        train_step = train_step.compile()
+        something_to_save()
+        progress = Progress(plan, board, str(where))
+        for step in steps:
+            batch = progress.next_batch(stream)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, metrics = train_step(state, batch, key)
+            progress.after_dispatch(step + 1, metrics)
+            stopped, figures = preemption.reached(), None
+            evaluated = plan.due(step + 1, plan.eval_every)
+            if stopped or evaluated or plan.due(step + 1, plan.checkpoint_every):
+                progress.check_finite()
+                if evaluated and not stopped:
                     with progress.apart("evaluation"):
-                        figures = evaluation(step + 1, state) if evaluated else None
-                    with progress.apart("checkpoint"):
-                        checkpoints.save(state, step + 1, made_with, figures)
-            progress.finish()
+                        figures = evaluation(step + 1, state)
+                    stopped = figures is None
+                with progress.apart("checkpoint"):
+                    checkpoints.save(state, step + 1, made_with, figures)
+                    publish()
+            if stopped:
+                logging.info("stopped at step %d of %d", step + 1, plan.steps)
+                break
+        progress.finish()
 
 
 def _check(asked: dict, saved: dict, where: Run, finished: bool) -> None:
@@ -124,10 +137,15 @@ class _Evaluation:
         self.held_out = build.held_out(config, examples, count, count)
         self.measure = build.measure(config)
 
-    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        """The means over pictures, of the parameters that are sampled with."""
+    def __call__(self, step: int, state: TrainState) -> dict[str, float] | None:
+        """The means over pictures, of the parameters that are sampled with; None where stopped."""
         compared = Comparison(self.held_out, self.measure, self.mesh, len(self.held_out.indices))
-        row = compared.add("SR", self.method, state.eval_params, self.seed)
+        try:
+            row = compared.add(
+                "SR", self.method, state.eval_params, self.seed, preemption.check_stop
+            )
+        except preemption.Stopped:
+            return None
         summaries = summarise([row], self.held_out.names)
         figures = {m: float(summaries[m].means[0]) for m in _LOGGED}
         text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
