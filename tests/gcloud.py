@@ -1,0 +1,91 @@
+"""A stand-in for `gcloud`: slices of TPUs whose machines are folders, buckets that are folders too.
+
+What is run on a machine runs here with that machine's HOME, and the variables by which JAX finds
+the processes of a slice, on CPUs. Its first argument is the folder where all lies.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+WORKERS = 2
+
+
+def environment(folder: Path, worker: int) -> dict[str, str]:
+    """The variables of a machine."""
+    return {
+        **os.environ,
+        "HOME": str(folder / f"worker-{worker}"),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_FORCE_TPU_INIT": "1",
+        "TPU_WORKER_ID": str(worker),
+        "TPU_WORKER_HOSTNAMES": ",".join(["localhost"] * WORKERS),
+        "MEGASCALE_COORDINATOR_ADDRESS": "",
+        "MEGASCALE_NUM_SLICES": "",
+        "MEGASCALE_SLICE_ID": "",
+        "JAX_COORDINATOR_BIND_ADDRESS": "127.0.0.1:8482",  # the port that JAX takes on a slice
+    }
+
+
+def on_worker(folder: Path, worker: int, *command: str) -> subprocess.Popen:
+    """Starts a command on a machine, in its HOME."""
+    variables = environment(folder, worker)
+    return subprocess.Popen(command, cwd=variables["HOME"], env=variables)
+
+
+def local(folder: Path, url: str) -> Path:
+    """Where an object of a bucket lies."""
+    return folder / "buckets" / url.removeprefix("gs://").replace("/", "_")
+
+
+def main() -> int:
+    folder, arguments = Path(sys.argv[1]), sys.argv[2:]
+    words = [a for a in arguments if not a.startswith("--")]
+    options = dict(a.removeprefix("--").partition("=")[::2] for a in arguments if a[:2] == "--")
+    slice_ = folder / "slice"
+    match words:
+        case ["storage", "cp", source, url]:
+            shutil.copy(source, local(folder, url))
+        case ["storage", "cat", url]:
+            sys.stdout.buffer.write(local(folder, url).read_bytes())
+        case ["compute", "tpus", "queued-resources", "create", name]:
+            if slice_.exists():
+                return 1
+            slice_.write_text(name)
+            script = options.get("metadata-from-file", "").removeprefix("startup-script=")
+            if script:
+                (folder / "startup.sh").write_text(Path(script).read_text())
+                for worker in range(WORKERS):
+                    on_worker(folder, worker, "setsid", "bash", str(folder / "startup.sh"))
+        case ["compute", "tpus", "queued-resources", "describe", name]:
+            if not slice_.exists() or slice_.read_text() != name:
+                return 1
+            print("ACTIVE")
+        case ["compute", "tpus", "queued-resources", "delete", name]:
+            for worker in range(WORKERS):
+                pid = folder / f"worker-{worker}/yoda_jax/job.pid"
+                if pid.exists():
+                    try:
+                        os.kill(int(pid.read_text()), signal.SIGKILL)
+                    except ProcessLookupError:
+                        print(f"no job on worker {worker}")
+            slice_.unlink()
+        case ["compute", "tpus", "tpu-vm", "scp", source, _]:
+            for worker in range(WORKERS):
+                shutil.copy(source, folder / f"worker-{worker}")
+        case ["compute", "tpus", "tpu-vm", "ssh", _]:
+            chosen = range(WORKERS) if options["worker"] == "all" else [int(options["worker"])]
+            started = [on_worker(folder, w, "bash", "-c", options["command"]) for w in chosen]
+            return max(process.wait() for process in started)
+        case _:
+            print(f"unknown: {arguments}", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
