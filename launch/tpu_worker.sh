@@ -4,7 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec 9>.job.lock
-flock --nonblock 9 || { echo "a job is running here already; stop it first" >&2; exit 2; }
+flock --wait 60 9 || { # one that was told to stop needs some seconds
+    echo "a job is running here already; stop it first" | tee -a job.log >&2
+    exit 2
+}
 python=${PYTHON:-python3.11}
 if [ ! -x .venv/bin/python ] && ! command -v "$python" >/dev/null; then
     sudo apt-get update -qq
