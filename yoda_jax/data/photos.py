@@ -18,6 +18,7 @@ from yoda_jax.data.decode import BadPicture as BadPicture
 from yoda_jax.data.decode import decode_picture
 from yoda_jax.data.folders import pictures
 from yoda_jax.errors import UserError
+from yoda_jax.runs import on_a_disk
 
 _PRINT_BYTES = 4096
 _READERS = 16
@@ -166,7 +167,7 @@ def normalised(spec: str) -> str:
 
 def _open_folders(spec: str, rest: str) -> Files:
     """Pictures below folders by relative POSIX path, of several folders behind a prefix each."""
-    roots = _roots(rest)
+    roots = _roots(on_a_disk("A folder of pictures", rest))
     if not all(roots):
         raise UserError(f"{spec!r} must name a folder beside each comma, found an empty name.")
     roots = [Path(root) for root in roots]
