@@ -31,10 +31,10 @@ def environment(folder: Path, worker: int) -> dict[str, str]:
     }
 
 
-def on_worker(folder: Path, worker: int, *command: str) -> subprocess.Popen:
+def on_worker(folder: Path, worker: int, *command: str, **options: object) -> subprocess.Popen:
     """Starts a command on a machine, in its HOME."""
     variables = environment(folder, worker)
-    return subprocess.Popen(command, cwd=variables["HOME"], env=variables)
+    return subprocess.Popen(command, cwd=variables["HOME"], env=variables, **options)
 
 
 def local(folder: Path, url: str) -> Path:
@@ -60,7 +60,9 @@ def main() -> int:
             if script:
                 (folder / "startup.sh").write_text(Path(script).read_text())
                 for worker in range(WORKERS):
-                    on_worker(folder, worker, "setsid", "bash", str(folder / "startup.sh"))
+                    with (folder / f"startup-{worker}.log").open("a") as log:
+                        script = ["setsid", "bash", str(folder / "startup.sh")]
+                        on_worker(folder, worker, *script, stdout=log, stderr=log)
         case ["compute", "tpus", "queued-resources", "describe", name]:
             if not slice_.exists() or slice_.read_text() != name:
                 return 1
