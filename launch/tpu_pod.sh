@@ -96,7 +96,7 @@ status)
         --format="value(state.state)"
     on_all "$job && echo running || echo no job"
     ;;
-logs) on_first "tail -n ${LINES_SHOWN:-50} yoda_jax/job.log" ;;
+logs) on_first "tail -n ${LINES_SHOWN:-50} yoda_jax/job.log 2> /dev/null || echo no output yet" ;;
 stop) on_all "$job && kill -TERM \$(cat yoda_jax/job.pid) || echo no job" ;;
 delete)
     if [ -z "$dry" ] && ! exists; then
