@@ -4,6 +4,7 @@ What is run on a machine runs here with that machine's HOME, and the variables b
 the processes of a slice, on CPUs. Its first argument is the folder where all lies.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -61,20 +62,22 @@ def main() -> int:
                 (folder / "startup.sh").write_text(Path(script).read_text())
                 for worker in range(WORKERS):
                     with (folder / f"startup-{worker}.log").open("a") as log:
-                        script = ["setsid", "bash", str(folder / "startup.sh")]
-                        on_worker(folder, worker, *script, stdout=log, stderr=log)
+                        script = ["bash", str(folder / "startup.sh")]
+                        started = on_worker(
+                            folder, worker, *script, stdout=log, stderr=log, start_new_session=True
+                        )
+                    with (folder / "started").open("a") as pids:
+                        pids.write(f"{started.pid}\n")
         case ["compute", "tpus", "queued-resources", "describe", name]:
             if not slice_.exists() or slice_.read_text() != name:
                 return 1
             print("ACTIVE")
         case ["compute", "tpus", "queued-resources", "delete", name]:
-            for worker in range(WORKERS):
-                pid = folder / f"worker-{worker}/yoda_jax/job.pid"
-                if pid.exists():
-                    try:
-                        os.kill(int(pid.read_text()), signal.SIGKILL)
-                    except ProcessLookupError:
-                        print(f"no job on worker {worker}")
+            files = [folder / f"worker-{w}/yoda_jax/job.pid" for w in range(WORKERS)]
+            files.append(folder / "started")
+            for pid in " ".join(f.read_text() for f in files if f.exists()).split():
+                with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                    os.killpg(os.getpgid(int(pid)), signal.SIGKILL)
             slice_.unlink()
         case ["compute", "tpus", "tpu-vm", "scp", source, _]:
             for worker in range(WORKERS):
