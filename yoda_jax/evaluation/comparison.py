@@ -1,21 +1,27 @@
 """Methods on the same held-out pictures, measured alike."""
 
-from collections.abc import Callable, Sequence
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from yoda_jax.data.batches import Batch
+from yoda_jax.data.batches import Batch, spread
 from yoda_jax.data.held_out import HeldOut
+from yoda_jax.errors import UserError
 from yoda_jax.evaluation.measure import Measure
-from yoda_jax.evaluation.report import Row
+from yoda_jax.evaluation.report import Row, table, write
 from yoda_jax.evaluation.sheet import mask_columns, picture_sheet
 from yoda_jax.logs import Eta
 from yoda_jax.method import Method
+from yoda_jax.processes import decided, is_first
 from yoda_jax.sampling import bicubic, sample_rows
 from yoda_jax.training.state import Params
 
@@ -39,8 +45,7 @@ class Comparison:
         # The first process draws the sheet, of pictures that it makes itself.
         size = held_out.batch_size
         own = [i for i in range(len(held_out.indices)) if i % size < size // jax.process_count()]
-        count = min(sheet_pictures, len(own))
-        self._on_sheet = [own[int((i + 0.5) * len(own) / count)] for i in range(count)]
+        self._on_sheet = [own[i] for i in spread(sheet_pictures, len(own))]
         self._shown: dict[str, list[np.ndarray]] = {}
 
     def add_bicubic(self, method: Method) -> Row:
@@ -50,21 +55,12 @@ class Comparison:
 
     def add(self, label: str, method: Method, params: Params, seed: int) -> Row:
         """A method's samples, from the noise of a seed."""
-        eta, done = Eta(label, len(self.held_out.indices)), 0
+        eta, size = Eta(label, len(self.held_out.indices)), self.held_out.batch_size
+        starts = itertools.count(0, size)
 
         def upscale(ids: Int[np.ndarray, " b"], rows: Batch) -> UInt8[np.ndarray, "b H W 3"]:
-            nonlocal done
-            size, before = self.held_out.batch_size, done
-            done += size
-            return sample_rows(
-                method,
-                self.mesh,
-                params,
-                ids,
-                rows,
-                seed,
-                lambda share: eta.reached(before + share * size),
-            )
+            start, run = next(starts), (method, self.mesh, params, ids, rows, seed)
+            return sample_rows(*run, lambda share: eta.reached(start + share * size))
 
         return self._add(label, upscale, method.diffused)
 
@@ -87,6 +83,55 @@ class Comparison:
         self.rows.append(row)
         self._shown[label] = [shown[i] for i in self._on_sheet if i in shown]
         return row
+
+    def check_own(self, folder: epath.Path) -> None:
+        """Raises UserError where the figures of other pictures would be written over."""
+        path = folder / "metrics.json"
+
+        def found() -> dict | None:
+            return json.loads(path.read_text()).get("records") if path.exists() else None
+
+        here = json.loads(json.dumps(self.held_out.records.manifest["settings"]))
+        if (there := decided(found)) not in (None, here):
+            name = next(k for k in sorted(here | there) if here.get(k) != there.get(k))
+            raise UserError(
+                f"{path} holds figures of other pictures ({name}={there.get(name)!r} there, "
+                f"{here.get(name)!r} here); name this evaluation by --config.eval.name=NAME."
+            )
+
+    def report(
+        self,
+        folder: epath.Path,
+        setting: str,
+        lower_bound: float,
+        facts: Mapping[str, Any],
+        reference: int = 0,
+    ) -> None:
+        """Writes and prints the table with its protocol; differences are taken to a row.
+
+        setting says what was sampled, lower_bound is of the masks on the sheet.
+        """
+        if not is_first():
+            return
+        held_out = self.held_out
+        protocol = (
+            f"{len(held_out.indices)} held-out examples of {len(set(held_out.names))} pictures, "
+            f"{setting}; {self.measure.protocol}; mean ± standard error over pictures; differences "
+            "paired by picture, with 95 % intervals"
+        )
+        facts = {
+            "protocol": protocol,
+            "records": held_out.records.manifest["settings"],
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            **facts,
+        }
+        examples = [f"{i} {name}" for i, name in zip(held_out.indices, held_out.names, strict=True)]
+        sheet = self.sheet(lower_bound)
+        write(folder, self.rows, held_out.names, examples, facts, sheet, reference)
+        print(f"\n{protocol}\n\n{table(self.rows, held_out.names, reference)}\n")
+        print(f"sheet   {folder / 'sheet.png'}")
+        print(f"report  {folder / 'report.html'}\nfigures {folder / 'metrics.json'}\n")
 
     def sheet(self, lower_bound: float | None) -> Image.Image:
         """LR, every method's pictures, attention and masks (with a lower bound), and HR.

@@ -30,12 +30,9 @@ def figures(results: Results, metric: str) -> dict[str, Float[np.ndarray, "train
     if any(r["names"] != names for arm in results.values() for row in arm for r in row):
         raise UserError("--config.study.arms must keep the evaluated pictures; they differ.")
     values = [[row[0][BICUBIC][metric] for row in first]]
-    values += [
-        [np.mean([r["values"][metric] for r in row], axis=0) for row in arm]
-        for arm in results.values()
-    ]
-    means = by_picture(np.array(values), names)
-    return dict(zip((BICUBIC, *results), means, strict=True))
+    for arm in results.values():
+        values.append([np.mean([r["values"][metric] for r in row], axis=0) for row in arm])
+    return dict(zip((BICUBIC, *results), by_picture(np.array(values), names), strict=True))
 
 
 def table(results: Results, reference: str) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from yoda_jax.arrays import Array
 from yoda_jax.models.cpu_convolution import convolution
 
+Features = Float[Array, "B H W C"]
 Initializer = nn.initializers.Initializer
 Precision = Literal["default", "high", "highest"]
 
@@ -57,10 +58,8 @@ class Layers:
         return self.conv(features, name, kernel=2 * scale, padding=edge, **options)
 
     def dense(self, features: int, name: str) -> nn.Dense:
-        """A dense layer."""
-        return nn.Dense(
-            features, kernel_init=self.init, dtype=self.dtype, name=name, **self.arithmetic
-        )
+        shared = {"kernel_init": self.init, "dtype": self.dtype, **self.arithmetic}
+        return nn.Dense(features, name=name, **shared)
 
     def embed(
         self,
@@ -87,14 +86,14 @@ class GroupNorm(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    def __call__(self, x: Features) -> Features:
         batch, _, _, channels = x.shape
         gain = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         values = x.astype(jnp.float32)
         by_group = (batch, self.groups, channels // self.groups)
 
-        def group_mean(v: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
+        def group_mean(v: Features) -> Float[Array, "B C"]:
             mean = v.mean((1, 2)).reshape(by_group).mean(-1)
             return jnp.repeat(mean, channels // self.groups, axis=-1)
 
