@@ -2,15 +2,16 @@
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Int, UInt8
+from jaxtyping import Float64, Int, UInt8
 from PIL import Image
 
 from yoda_jax.data.batches import Batch, spread
@@ -21,8 +22,9 @@ from yoda_jax.evaluation.report import Row, table, write
 from yoda_jax.evaluation.sheet import mask_columns, picture_sheet
 from yoda_jax.logs import Eta
 from yoda_jax.method import Method
+from yoda_jax.pictures import to_uint8, upsample
 from yoda_jax.processes import decided, is_first
-from yoda_jax.sampling import bicubic, sample_rows
+from yoda_jax.sampling import sample_rows
 from yoda_jax.training.state import Params
 
 # (ids, rows) of a process's part of a batch -> its pictures.
@@ -51,7 +53,12 @@ class Comparison:
     def add_bicubic(self, method: Method) -> Row:
         """The up-sampled pictures that a method starts from."""
         zeros = np.zeros(self.held_out.batch_size // jax.process_count())
-        return self._add("bicubic", lambda ids, rows: bicubic(method, rows["lr"]), lambda a: zeros)
+
+        def upscale(ids: Int[np.ndarray, " b"], rows: Batch) -> UInt8[np.ndarray, "b H W 3"]:
+            lr = jnp.asarray(rows["lr"])
+            return np.asarray(to_uint8(upsample(lr, method.scale, method.resampling)))
+
+        return self._add("bicubic", upscale, lambda attention: zeros)
 
     def add(self, label: str, method: Method, params: Params, seed: int) -> Row:
         """A method's samples, from the noise of a seed."""
@@ -66,20 +73,18 @@ class Comparison:
 
     def _add(self, label: str, upscale: _Upscale, diffused: Callable[[np.ndarray], object]) -> Row:
         """Makes and measures every picture; `diffused` is the share of pixel-steps by attention."""
-        positions: list[int] = []
-        values: dict[str, list[float]] = {}
+        values: dict[str, np.ndarray] = {}
         shown: dict[int, np.ndarray] = {}
         for found, counted, rows in self.held_out.batches(jax.process_index(), jax.process_count()):
-            ids = np.array([self.held_out.indices[i] for i in found])
-            pictures = upscale(ids, rows)
+            pictures = upscale(np.array([self.held_out.indices[i] for i in found]), rows)
             figures = self.measure(pictures, rows["hr"], rows["lr"])
             figures["diffused"] = np.asarray(diffused(rows["attention"])).tolist()
             for metric, of_batch in figures.items():
-                values.setdefault(metric, []).extend(np.array(of_batch)[counted].tolist())
-            positions += found[counted].tolist()
+                of_set = values.setdefault(metric, np.zeros(len(self.held_out.indices)))
+                of_set[found[counted]] = np.array(of_batch)[counted]
             drawn = zip(found.tolist(), pictures, strict=True)
             shown |= {i: picture for i, picture in drawn if i in self._on_sheet}
-        row = Row(label, _gathered(positions, values, len(self.held_out.indices)))
+        row = Row(label, {metric: _of_all(mine).tolist() for metric, mine in values.items()})
         self.rows.append(row)
         self._shown[label] = [shown[i] for i in self._on_sheet if i in shown]
         return row
@@ -152,17 +157,10 @@ class Comparison:
         return picture_sheet(columns, _SHEET_SIZE)
 
 
-def _gathered(
-    positions: Sequence[int], values: dict[str, list[float]], count: int
-) -> dict[str, list[float]]:
-    """The values of all processes, in the order of the set."""
+def _of_all(mine: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """The values of all processes; each is one process's, and 0 in the others."""
     if jax.process_count() == 1:
-        return values
-    gathered = {}
-    for metric, mine in values.items():
-        filled = np.zeros(count)
-        filled[list(positions)] = mine
-        # Every position is one process's and 0 bits in the others; JAX would round to float32.
-        halves = multihost_utils.process_allgather(filled.view(np.uint32)).sum(0, np.uint32)
-        gathered[metric] = halves.view(np.float64).tolist()
-    return gathered
+        return mine
+    # As whole numbers, since JAX would round to float32.
+    halves = multihost_utils.process_allgather(mine.view(np.uint32)).sum(0, np.uint32)
+    return halves.view(np.float64)

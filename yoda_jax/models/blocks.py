@@ -65,11 +65,11 @@ class Layers:
         self,
         level: Float[Array, "B"],
         features: int,
-        last_frequency_exponent: float,
+        last_exponent: float,
         activation: Callable[[Array], Array],
-    ) -> Float[Array, "B features"]:
+    ) -> Float[Array, "B D"]:
         """Two dense layers over sines and cosines of the level, called in a network's __call__."""
-        waves = sinusoidal(level, features, last_frequency_exponent).astype(self.dtype)
+        waves = sinusoidal(level, features, last_exponent).astype(self.dtype)
         h = self.dense(4 * features, "level_dense1")(waves)
         return self.dense(features, "level_dense2")(activation(h))
 
@@ -107,15 +107,13 @@ class GroupNorm(nn.Module):
         return (values * scale[:, None, None] + shift[:, None, None]).astype(x.dtype)
 
 
-def sinusoidal(
-    values: Float[Array, "B"], dim: int, last_frequency_exponent: float
-) -> Float[Array, "B dim"]:
+def sinusoidal(values: Float[Array, "B"], dim: int, last_exponent: float) -> Float[Array, "B D"]:
     """cat(sin, cos) of values times dim/2 frequencies from 1 down to 1e-4 ** (last exponent).
 
     SR3 divides the exponents by dim/2 (the last frequency stays above 1e-4), SRDiff by dim/2 - 1.
     """
     half = dim // 2
-    exponents = jnp.arange(half, dtype=jnp.float32) * (last_frequency_exponent / (half - 1))
+    exponents = jnp.arange(half, dtype=jnp.float32) * (last_exponent / (half - 1))
     angles = values.astype(jnp.float32)[:, None] * jnp.exp(-jnp.log(1e4) * exponents)[None]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

@@ -90,9 +90,8 @@ class Stem(nn.Module):
 class SR3UNet(nn.Module):
     """UNet with residual blocks, skips from every layer and attention at chosen resolutions.
 
-    The input's height and width must be divisible by 2 ** (len(multipliers) - 1), all widths by
-    `groups`. Whether a level has attention follows from image_size, the size of training, so the
-    parameters do not depend on the picture; the middle always has it.
+    Whether a level has attention follows from image_size, the size of training, so the parameters
+    do not depend on the picture; the middle always has it. `groups` divide all widths.
     """
 
     diffuses, continuous_level = True, True
@@ -154,7 +153,6 @@ class SR3UNet(nn.Module):
 
         widths = [self.features * m for m in self.multipliers]
         attends = [self.image_size >> i in self.attention_resolutions for i in range(len(widths))]
-        last = len(widths) - 1
 
         x = self.stem.of_state(z) + condition
         skips = [x]
@@ -162,7 +160,7 @@ class SR3UNet(nn.Module):
             for j in range(self.blocks):
                 x = block(x, width, attends[i], f"down{i}_block{j}")
                 skips.append(x)
-            if i < last:
+            if i < len(widths) - 1:
                 x = conv(width, f"down{i}_conv", strides=2)(x)
                 skips.append(x)
 

@@ -38,8 +38,7 @@ class ResidualBlock(nn.Module):
 class SRDiffUNet(nn.Module):
     """UNet on the residual, with an RRDB encoder's features added at the first level.
 
-    The HR size must be divisible by 2 ** (len(multipliers) - 1), and encoder_blocks + 1 by 3: every
-    third of the encoder's maps is used. The encoder is trained before and stays as it is.
+    Every third of the encoder's maps is used. The encoder is trained before and stays as it is.
     """
 
     diffuses, continuous_level = True, False
@@ -97,7 +96,6 @@ class SRDiffUNet(nn.Module):
         conv = self.layers.conv
         embedding = self.layers.embed(level, self.features, 1.0, mish)
         widths = [self.features * m for m in self.multipliers]
-        last = len(widths) - 1
 
         def blocks(x: Array, width: int, name: str) -> Array:
             for j in range(2):
@@ -110,7 +108,7 @@ class SRDiffUNet(nn.Module):
             if i == 0:
                 x = x + condition
             skips.append(x)
-            if i < last:
+            if i < len(widths) - 1:
                 x = conv(width, f"down{i}_conv", strides=2, padding="REFLECT")(x)
         x = blocks(x, widths[-1], "mid")
         for i in reversed(range(1, len(widths))):

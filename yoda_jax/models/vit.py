@@ -25,9 +25,9 @@ class VisionTransformer(nn.Module):
 
     grid: side of the square grid that the position embeddings were trained on. Other inputs use
     them bicubically interpolated, each release in its way: DINO and DINOv2 ask for `offset` = 0.1
-    of a patch more than there is, Hugging Face's port for 0; DINOv2 with registers for 0 with
-    `antialias`. layer_scale: DINOv2's learned scale of each residual branch. registers: learned
-    tokens without a position between the class token and the patches (Darcet et al. 2024).
+    of a patch more than there is, Hugging Face's port for 0; DINOv2 with registers for `antialias`.
+    layer_scale: DINOv2's learned scale of each residual branch. registers: learned tokens without a
+    position between the class token and the patches (Darcet et al. 2024).
     """
 
     patch: int
@@ -68,8 +68,7 @@ class VisionTransformer(nn.Module):
         """What the class token of the last block attends to, a map a head on the grid of patches.
 
         The rows of the softmax without the class token itself and the registers: a map sums to at
-        most 1. Equal to get_last_selfattention(x)[:, :, 0, 1:] of the public DINO code, of which
-        the last block computes nothing else. `pictures` as in `__call__`.
+        most 1. Equal to get_last_selfattention(x)[:, :, 0, 1:] of the public DINO code.
         """
         rows, columns = (size // self.patch for size in pictures.shape[1:3])
         tokens = self._embed(pictures)
