@@ -86,7 +86,7 @@ def test_every_field_is_read_somewhere():
 
 
 def test_checks_name_fields_that_exist():
-    named = {*fields._CHOICES, *fields._AT_LEAST[0], *fields._AT_LEAST[1], *fields._SHARES}
+    named = {*fields._CHOICES, *(name for names in fields._RANGES.values() for name in names)}
     assert named <= fields_of(default.get_config())
 
 

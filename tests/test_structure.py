@@ -1,6 +1,7 @@
 """The rules of the house: who may import whom, and what loads without TensorFlow."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,15 @@ def test_packages_stay_where_they_belong(path):
         assert found - set(sys.stdlib_module_names) <= {"jax", "jaxtyping", "yoda_jax"}
     if room_of(path) != "main":
         assert not imports(path) & {"absl.flags", "absl.app"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=room_of)
+def test_a_mode_imports_no_mode_that_it_does_not_run(path):
+    modes = {p.stem for p in (ROOT / "jobs").glob("*.py") if "\ndef run(" in p.read_text()}
+    assert len(modes) == 8
+    for mode in modes:
+        if f"yoda_jax.jobs.{mode}" in imports(path):
+            assert re.search(rf"\b{mode}\.(run|fit)\(", path.read_text()), mode
 
 
 def test_every_file_stays_small_and_says_what_it_is():

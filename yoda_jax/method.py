@@ -1,7 +1,7 @@
 """What training, sampling and evaluation know of a method."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from jaxtyping import Bool, Float, Key, UInt8
 
@@ -10,6 +10,10 @@ from yoda_jax.diffusion.loss import Diagnostics
 from yoda_jax.pictures import Resampling
 from yoda_jax.training.state import Params
 
+LR = UInt8[Array, "B h w 3"]
+HR = UInt8[Array, "B H W 3"]
+Attention = UInt8[Array, "B H W 1"]
+Batch = Mapping[str, UInt8[Array, "B ..."]]  # hr, lr, attention
 Progress = Callable[[float], None]  # is told the share that is done
 
 
@@ -32,19 +36,19 @@ class Method(Protocol):
         """Parameters for square LR pictures of that size (any size gives the same shapes)."""
 
     def loss(
-        self, params: Params, key: Key[Array, ""], batch: Mapping[str, UInt8[Array, "B ..."]]
+        self, params: Params, key: Key[Array, ""], batch: Batch
     ) -> tuple[Float[Array, ""], Diagnostics]:
-        """The training objective of a batch {hr, lr, attention}, and what a step tells besides."""
+        """The training objective of a batch, and what a step tells besides."""
 
     def sample(
         self,
         params: Params,
         keys: Key[Array, "B"],
-        lr: UInt8[Array, "B h w 3"],
-        attention: UInt8[Array, "B H W 1"],
+        lr: LR,
+        attention: Attention,
         progress: Progress,
-    ) -> tuple[UInt8[Array, "B H W 3"], Bool[Array, ""]]:
+    ) -> tuple[HR, Bool[Array, ""]]:
         """The pictures, where lr lies, and whether all were finite before they were rounded."""
 
-    def diffused(self, attention: UInt8[Any, "B H W 1"]) -> Float[Array, "B"]:
+    def diffused(self, attention: Attention) -> Float[Array, "B"]:
         """The share of pixel-steps in which the network's estimate counts."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, Key, UInt8
@@ -12,7 +11,6 @@ from jaxtyping import Int, Key, UInt8
 from yoda_jax.arrays import Array
 from yoda_jax.errors import UserError
 from yoda_jax.method import Method, Progress
-from yoda_jax.pictures import to_uint8, upsample
 from yoda_jax.training.sharding import by_rows, share_out
 from yoda_jax.training.state import Params
 
@@ -31,21 +29,15 @@ def sample_rows(
     A picture's noise depends on the seed and its id alone, not on its batch. Raises UserError, in
     every process, where a sample is not finite.
     """
-    inputs = {"lr": rows["lr"], "attention": rows["attention"]}
-    batch = share_out(mesh, {"ids": ids.astype(np.int32), **inputs})
-    keys = _keys(mesh, seed, batch["ids"])
-    pictures, finite = method.sample(params, keys, batch["lr"], batch["attention"], progress)
+    placed = {"ids": ids.astype(np.int32), "lr": rows["lr"], "attention": rows["attention"]}
+    ids, lr, attention = share_out(mesh, placed).values()
+    pictures, finite = method.sample(params, _keys(mesh, seed, ids), lr, attention, progress)
     if not finite:
         raise UserError(
             "A sample holds NaN or infinity, expected finite values: the weights have "
             "diverged; use an earlier checkpoint or a smaller learning rate."
         )
     return local_rows(pictures)
-
-
-def bicubic(method: Method, lr: UInt8[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b H W 3"]:
-    """The up-sampled pictures, which every method has to be compared with."""
-    return np.asarray(to_uint8(upsample(jnp.asarray(lr), method.scale, method.resampling)))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,7 +1,6 @@
 """YODA around a network: what is trained and what is sampled, as pure functions of parameters."""
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Bool, Float, Int, Key, PyTree
 
 from yoda_jax.arrays import Array
 from yoda_jax.diffusion import sampler
@@ -17,20 +16,21 @@ from yoda_jax.diffusion.formulation import Formulation
 from yoda_jax.diffusion.loss import Diagnostics, Penalty, training_loss
 from yoda_jax.diffusion.mask import Mask, diffused_fraction
 from yoda_jax.diffusion.schedule import Betas, NoiseSchedule, noise_schedule
-from yoda_jax.method import Progress
+from yoda_jax.method import HR, LR, Attention, Batch, Progress
 from yoda_jax.pictures import Resampling, to_uint8, to_unit, upsample
 from yoda_jax.training.state import Params
 
 _PORTIONS = 10  # at most, in which a chain is run, so that the host can tell how far it is
+_State = Float[Array, "B H W 3"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Yoda:
-    """A diffusion super-resolution method with the area mask around it; without one, the base.
+    """A diffusion `Method` with the area mask around it; without one, the base method.
 
     The network has two methods: `condition(lr, lr_up)`, called once a picture, and
-    `__call__(z, level, condition, train)`, called each step. Pictures enter as uint8 LR; lr_up is
-    made here, so training and sampling share it.
+    `__call__(z, level, condition, train)`, called each step. lr_up is made here, so training and
+    sampling share it.
     """
 
     network: nn.Module
@@ -43,7 +43,6 @@ class Yoda:
     penalty: Penalty = "l1"
 
     def init(self, key: Key[Array, ""], lr_size: int) -> Params:
-        """Parameters for square LR pictures of that size (any size gives the same shapes)."""
         lr, lr_up = self._pictures(jnp.zeros((1, lr_size, lr_size, 3), jnp.uint8))
 
         def run(network: nn.Module) -> Array:
@@ -52,18 +51,14 @@ class Yoda:
         return nn.init(run, self.network)(key)["params"]
 
     def loss(
-        self, params: Params, key: Key[Array, ""], batch: Mapping[str, UInt8[Array, "B ..."]]
+        self, params: Params, key: Key[Array, ""], batch: Batch
     ) -> tuple[Float[Array, ""], Diagnostics]:
-        """The training objective of a batch {hr, lr, attention} of uint8."""
         key_loss, key_dropout = jax.random.split(key)
-        _, lr_up = self._pictures(batch["lr"])
-        condition = self.condition(params, batch["lr"])
+        condition, rngs = self.condition(params, batch["lr"]), {"dropout": key_dropout}
 
         def predict(z: Array, level: Array) -> Array:
-            rngs = {"dropout": key_dropout}
-            return self.network.apply(
-                {"params": params}, z, level, condition, train=True, rngs=rngs
-            )
+            variables = {"params": params}
+            return self.network.apply(variables, z, level, condition, train=True, rngs=rngs)
 
         return training_loss(
             predict,
@@ -71,7 +66,7 @@ class Yoda:
             noise_schedule(self.betas),
             self.formulation,
             to_unit(batch["hr"]),
-            lr_up,
+            self._pictures(batch["lr"])[1],
             _unit(batch["attention"]),
             self.mask,
             penalty=self.penalty,
@@ -82,7 +77,7 @@ class Yoda:
         """The schedule of sampling: the training schedule, re-spaced to sampling_steps."""
         return noise_schedule(self.betas, self.sampling_steps)
 
-    def condition(self, params: Params, lr: UInt8[Array, "B h w 3"]) -> PyTree:
+    def condition(self, params: Params, lr: LR) -> PyTree:
         """What the network needs of LR pictures, the same at all steps."""
         return self.network.apply({"params": params}, *self._pictures(lr), method="condition")
 
@@ -90,14 +85,13 @@ class Yoda:
         self,
         params: Params,
         keys: Key[Array, "B"],
-        lr: UInt8[Array, "B h w 3"],
-        attention: UInt8[Array, "B H W 1"],
+        lr: LR,
+        attention: Attention,
         progress: Progress = lambda share: None,
-    ) -> tuple[UInt8[Array, "B H W 3"], Bool[Array, ""]]:
-        """The pictures after all steps, and whether all were finite before they were rounded.
+    ) -> tuple[HR, Bool[Array, ""]]:
+        """The pictures after all steps; progress is told between portions of the chain.
 
-        The state stays on the devices, cut as lr is; between portions of the chain progress is told
-        the share of steps that are done. Compiled once for a method and a shape.
+        The state stays on the devices, cut as lr is. Compiled once for a method and a shape.
         """
         rows = lr.sharding if isinstance(lr, jax.Array) else None
         count = max(n for n in range(1, _PORTIONS + 1) if self.sampling_steps % n == 0)
@@ -109,16 +103,15 @@ class Yoda:
             progress((i + 1) / count)
         return self._finish(rows, lr, z)
 
-    def diffused(self, attention: UInt8[Any, "B H W 1"]) -> Float[Array, "B"]:
-        """E[min(1, A + l)], the share of pixel-steps that the mask lets through."""
+    def diffused(self, attention: Attention) -> Float[Array, "B"]:
         if self.mask is None:
             return jnp.ones(len(attention))
         return diffused_fraction(_unit(attention), self.mask.lower_bound)
 
     @partial(jax.jit, static_argnums=(0, 1))
     def _start(
-        self, rows: Any, params: Params, keys: Key[Array, "B"], lr: UInt8[Array, "B h w 3"]
-    ) -> tuple[PyTree, Float[Array, "B H W 3"]]:
+        self, rows: Any, params: Params, keys: Key[Array, "B"], lr: LR
+    ) -> tuple[PyTree, _State]:
         """What is computed once a picture, and z_T."""
         base = self.formulation.base(self._pictures(lr)[1])
         z = sampler.start_state(self.schedule(), sampler.frame_noise(keys, base.shape[1:]), base)
@@ -131,36 +124,32 @@ class Yoda:
         params: Params,
         condition: PyTree,
         keys: Key[Array, "B"],
-        lr: UInt8[Array, "B h w 3"],
-        attention: UInt8[Array, "B H W 1"],
-        z: Float[Array, "B H W 3"],
+        lr: LR,
+        attention: Attention,
+        z: _State,
         steps: Int[Array, " N"],
-    ) -> Float[Array, "B H W 3"]:
+    ) -> _State:
         """z after the given steps of the chain."""
         schedule, base = self.schedule(), self.formulation.base(self._pictures(lr)[1])
+        levels = schedule.signal if self.network.continuous_level else schedule.index
 
         def denoise(z: Array, t: Array) -> Array:
-            level = schedule.signal[t] if self.network.continuous_level else schedule.index[t]
-            return self.network.apply({"params": params}, z, level, condition)
+            return self.network.apply({"params": params}, z, levels[t], condition)
 
-        noise = sampler.frame_noise(keys, base.shape[1:])
-        z = sampler.reverse_steps(
-            denoise, schedule, noise, base, _unit(attention), z, steps, mask=self.mask
-        )
+        chain = (denoise, schedule, sampler.frame_noise(keys, base.shape[1:]), base)
+        z = sampler.reverse_steps(*chain, _unit(attention), z, steps, mask=self.mask)
         return _cut(rows, z)
 
     @partial(jax.jit, static_argnums=(0, 1))
-    def _finish(
-        self, rows: Any, lr: UInt8[Array, "B h w 3"], z: Float[Array, "B H W 3"]
-    ) -> tuple[UInt8[Array, "B H W 3"], Bool[Array, ""]]:
+    def _finish(self, rows: Any, lr: LR, z: _State) -> tuple[HR, Bool[Array, ""]]:
         picture = self.formulation.decode(z, self._pictures(lr)[1])
         return _cut(rows, to_uint8(picture)), jnp.isfinite(picture).all()
 
-    def _pictures(self, lr: UInt8[Array, "B h w 3"]) -> tuple[Array, Array]:
+    def _pictures(self, lr: LR) -> tuple[Array, Array]:
         return to_unit(lr), upsample(lr, self.scale, self.resampling)
 
 
-def _unit(attention: UInt8[Array, "B H W 1"]) -> Float[Array, "B H W 1"]:
+def _unit(attention: Attention) -> Float[Array, "B H W 1"]:
     return jnp.asarray(attention, jnp.float32) / 255.0
 
 

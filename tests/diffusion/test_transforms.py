@@ -173,3 +173,28 @@ def test_state_and_losses_stay_float32_for_bfloat16_pictures():
     ):
         for leaf in jax.tree.leaves(jax.eval_shape(CALLS[name], x)):
             assert leaf.dtype == jnp.float32, name
+
+
+@pytest.mark.parametrize("drawn_by", ["uniform", "area"])
+def test_draws_are_the_same_where_jax_computes_in_64_bits(drawn_by):
+    """As users of the functions alone may have set it up."""
+
+    def everything():
+        x, (key, *keys) = batch(0).astype(jnp.float32), jax.random.split(jax.random.key(3), 3)
+        masked, frame = mask.Mask(times=drawn_by), sampler.frame_noise(jnp.stack(keys), (4, 4, 3))
+        steps = mask.diffused_steps(attention(x), 0.05, STEPS) if drawn_by == "area" else None
+        return [
+            frame(jnp.int32(2)),
+            times.draw_level(key, SCHEDULE, 2, True, steps),
+            loss.training_loss(
+                denoise, key, SCHEDULE, FORMULATIONS["sr3"], x, -x, attention(x), masked
+            ),
+            sampler.sample(denoise, SCHEDULE, frame, x, attention(x), mask=masked),
+        ]
+
+    expected = everything()
+    with jax.enable_x64(True):
+        found = everything()
+    for wide, plain in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert wide.dtype == plain.dtype
+        np.testing.assert_array_equal(wide, plain)

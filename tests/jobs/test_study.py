@@ -145,7 +145,8 @@ def test_a_training_with_other_settings_is_not_taken_for_it(done):
     fields = {"study.arms": (other,), "study.reference": "", "train.learning_rate": 1e-3}
     with pytest.raises(UserError, match="has its 4 steps already, .*learning_rate=0.0005"):
         study.run(configuration(**fields), str(done))
-    assert study._key(study.Arm(*longer)) != study._key(study.Arm(*other))
+    both = study.arms_of(configuration(**{"study.arms": (longer, ("o", *other[1:]))}), Run(done))
+    assert both[0].training != both[1].training
 
 
 def test_other_settings_are_measured_anew_with_the_same_weights(done):
@@ -214,13 +215,12 @@ def test_shipped_study_is_valid(config):
     checks.validate(config)
     labels = [label for label, *_ in config.study.arms]
     assert config.study.reference in ("", *labels) and len(set(labels)) == len(labels)
-    plain = study._with(config, {"study.arms": ()})
-    arms = [study.Arm(*arm) for arm in config.study.arms]
+    arms = study.arms_of(config, Run("."))
     for arm in arms:
-        for part in study._configurations(plain, Run("."), arm):
-            checks.validate(part)
+        checks.validate(arm.trained)
+        checks.validate(arm.sampled)
     if config.study.curves:  # every curve has its arms at one number of steps in common
-        assert sum(arm.train["train.steps"] == 500 for arm in arms) == len(arms) / 3
+        assert sum(arm.trained.train.steps == 500 for arm in arms) == len(arms) / 3
 
 
 def test_unknown_stage_lists_the_known():

@@ -58,7 +58,6 @@ def test_hyper_parameters_are_chosen_by_name_and_right_ones_have_no_problem(name
     [
         ("sr3", {"groups": 3}),
         ("sr3", {"attention_resolutions": (5,)}),
-        ("sr3", {"multipliers": ()}),
         ("srdiff", {"features": 5}),
         ("srdiff", {"encoder_blocks": 3}),
         ("srdiff", {"scale": 2}),

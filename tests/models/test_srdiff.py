@@ -236,7 +236,6 @@ def test_initial_kernels_fill_the_range_of_their_fan_in_and_biases_are_zero():
 def test_hyper_parameters_that_make_no_network_are_named():
     assert SRDiffUNet().problem() is None
     assert "17" in SRDiffUNet(encoder_blocks=16).problem()
-    assert "multipliers" in SRDiffUNet(multipliers=()).problem()
 
 
 def test_the_golden_file_is_the_one_of_the_recipe():

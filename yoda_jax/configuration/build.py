@@ -19,14 +19,15 @@ from yoda_jax.diffusion.formulation import FORMULATIONS
 from yoda_jax.diffusion.mask import Mask
 from yoda_jax.diffusion.schedule import SCHEDULES
 from yoda_jax.errors import UserError
+from yoda_jax.evaluation.comparison import Comparison
 from yoda_jax.evaluation.measure import Measure
 from yoda_jax.method import Method
 from yoda_jax.models.networks import Network, make_network
 from yoda_jax.regression import Regression
 from yoda_jax.runs import Run, located, on_a_disk
+from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
 from yoda_jax.training.progress import Plan
-from yoda_jax.training.sharding import by_rows, placed, replicated, state_shardings
 from yoda_jax.training.state import TrainState, create, learning_rate, make_optimizer
 from yoda_jax.training.step import TrainStep, make_train_step
 from yoda_jax.weights.dino import load_backbone
@@ -39,13 +40,11 @@ PACKAGED_BACKBONE = "dinov2_vits14"  # what PACKAGED holds
 
 
 def betas(config: ConfigDict) -> tuple[float, ...]:
-    """The betas of training."""
     c = config.diffusion
     return SCHEDULES[c.schedule](c.steps, c.beta_start, c.beta_end)
 
 
 def network(config: ConfigDict) -> Network:
-    """The network of a configuration."""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.model.items()}
     fields |= {
         "dtype": jnp.dtype(config.model.dtype),
@@ -55,28 +54,21 @@ def network(config: ConfigDict) -> Network:
     return make_network(config.model.name, fields)
 
 
-def mask(config: ConfigDict) -> Mask | None:
-    """The mask of a configuration, None for the base method."""
-    c = config.mask
-    if not c.enabled:
-        return None
-    return Mask(c.lower_bound, c.times, c.loss_norm, c.context, c.input)
-
-
 def method(config: ConfigDict) -> Method:
-    """The method of a configuration: diffusion, or the network's picture as it is."""
+    """Diffusion with the mask or without, or the network's picture as it is."""
     net, scale, resampling = network(config), config.data.scale, config.data.resampling
+    c, m = config.diffusion, config.mask
     if not net.diffuses:
-        return Regression(net, scale, resampling, config.diffusion.penalty)
+        return Regression(net, scale, resampling, c.penalty)
     return Yoda(
         network=net,
-        formulation=FORMULATIONS[config.diffusion.formulation],
+        formulation=FORMULATIONS[c.formulation],
         betas=betas(config),
-        sampling_steps=config.diffusion.sampling_steps,
+        sampling_steps=c.sampling_steps,
         scale=scale,
         resampling=resampling,
-        mask=mask(config),
-        penalty=config.diffusion.penalty,
+        mask=Mask(m.lower_bound, m.times, m.loss_norm, m.context, m.input) if m.enabled else None,
+        penalty=c.penalty,
     )
 
 
@@ -86,14 +78,12 @@ def lr_size(config: ConfigDict) -> int:
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer of a configuration."""
     c = config.train
     schedule = learning_rate(c.learning_rate, c.warmup_steps, c.halve_every)
     return make_optimizer(schedule, c.weight_decay, c.clip_norm, tuple(network(config).parts))
 
 
 def plan(config: ConfigDict) -> Plan:
-    """When what happens in a training."""
     c = config.train
     return Plan(
         steps=c.steps,
@@ -127,15 +117,32 @@ def batches(config: ConfigDict, examples: Records, index: int, count: int) -> Ba
     )
 
 
-def held_out(config: ConfigDict, examples: Records, count: int, batch_size: int) -> HeldOut:
-    """At most `count` examples of the held-out records, to compare methods on."""
-    how = config.attention.aggregate, config.attention.normalise_heads
-    return HeldOut(examples, count, batch_size, *how)
+def held_out(config: ConfigDict, run: Run, count: int, batch_size: int) -> HeldOut:
+    """At most `count` held-out examples, in batches of at least that size that devices share."""
+    devices, c = sharding.make_mesh().size, config.attention
+    size = -(-batch_size // devices) * devices
+    return HeldOut(records(config, run, "eval"), count, size, c.aggregate, c.normalise_heads)
 
 
 def measure(config: ConfigDict) -> Measure:
-    """The protocol of figures."""
     return Measure(config.eval.border, config.data.resampling, config.data.crop == "tiles")
+
+
+def comparison(config: ConfigDict, run: Run) -> Comparison:
+    """An empty comparison on the held-out records of a run."""
+    c = config.eval
+    examples = held_out(config, run, c.pictures, c.batch_size)
+    return Comparison(examples, measure(config), sharding.make_mesh(), c.sheet_pictures)
+
+
+def setting(config: ConfigDict) -> str:
+    """How pictures are sampled, in words."""
+    chain = "no diffusion"
+    if network(config).diffuses:
+        steps, bound = config.diffusion.sampling_steps, config.mask.lower_bound
+        chain = f"{steps} DDPM steps, lower bound {bound}"
+    size = config.data.hr_size
+    return f"{config.data.scale}x to {size}x{size}, {chain}"
 
 
 def checkpoints(config: ConfigDict, run: Run) -> Checkpoints:
@@ -147,15 +154,14 @@ def state(
     config: ConfigDict, method: Method, mesh: Mesh
 ) -> tuple[Callable[[], TrainState], TrainState]:
     """(a function that makes the first state on the mesh, its shapes with their shardings)."""
-    transformation, average = optimizer(config), config.train.ema_decay > 0
 
     def init() -> TrainState:
         params = method.init(jax.random.key(config.seed), lr_size(config))
-        return create(params, transformation, average)
+        return create(params, optimizer(config), ema=config.train.ema_decay > 0)
 
     shapes = jax.eval_shape(init)
-    shardings = state_shardings(mesh, shapes, config.train.sharding)
-    return jax.jit(init, out_shardings=shardings), placed(shapes, shardings)
+    where = sharding.state_shardings(mesh, shapes, config.train.sharding)
+    return jax.jit(init, out_shardings=where), sharding.placed(shapes, where)
 
 
 def train_step(config: ConfigDict, method: Method, mesh: Mesh, abstract: TrainState) -> TrainStep:
@@ -165,8 +171,8 @@ def train_step(config: ConfigDict, method: Method, mesh: Mesh, abstract: TrainSt
     where = jax.tree.map(lambda s: s.sharding, abstract)
     return jax.jit(
         step,
-        in_shardings=(where, by_rows(mesh), replicated(mesh)),
-        out_shardings=(where, replicated(mesh)),
+        in_shardings=(where, sharding.by_rows(mesh), sharding.replicated(mesh)),
+        out_shardings=(where, sharding.replicated(mesh)),
         donate_argnums=0,
     )
 
@@ -207,12 +213,5 @@ def attention(config: ConfigDict) -> Attention:
 
 def preparation(config: ConfigDict, attention_stride: int) -> Preparation:
     """How pictures become examples, for a source of attention of a stride."""
-    return Preparation(
-        crop=config.data.crop,
-        hr_size=config.data.hr_size,
-        stride=config.data.stride,
-        scale=config.data.scale,
-        resampling=config.data.resampling,
-        attention_input=config.attention.input_size,
-        attention_stride=attention_stride,
-    )
+    c, looked_at = config.data, (config.attention.input_size, attention_stride)
+    return Preparation(c.crop, c.hr_size, c.stride, c.scale, c.resampling, *looked_at)

@@ -1,7 +1,8 @@
 """Which values fields may have; wrong ones are refused, by name, before anything is compiled."""
 
 import math
-from typing import get_args, get_type_hints
+from collections.abc import Iterable
+from typing import Any, get_args, get_type_hints
 
 from ml_collections import ConfigDict
 
@@ -18,34 +19,31 @@ from yoda_jax.errors import UserError
 from yoda_jax.evaluation.measure import TILE_RIM
 from yoda_jax.models.networks import NETWORKS
 from yoda_jax.pictures import Resampling
-from yoda_jax.training.sharding import Strategy
+from yoda_jax.training import sharding
 from yoda_jax.weights.dino import BACKBONES
 
-_LAYOUT = (
-    "expected folder:PATH[,PATH...] with PNG, JPEG, WebP, BMP or TIFF pictures anywhere "
-    "below, tfds:NAME or samples:photos"
-)
+_MASK = get_type_hints(Mask)
 _CHOICES = {
     "data.crop": get_args(get_type_hints(Preparation)["crop"]),
     "data.resampling": get_args(Resampling),
     "data.on_bad": ("stop", "skip"),
     "attention.source": (*BACKBONES, *CLASSICAL),
-    "mask.loss_norm": get_args(get_type_hints(Mask)["loss_norm"]),
-    "mask.times": get_args(get_type_hints(Mask)["times"]),
-    "mask.context": get_args(get_type_hints(Mask)["context"]),
-    "mask.input": get_args(get_type_hints(Mask)["network_input"]),
+    "mask.loss_norm": get_args(_MASK["loss_norm"]),
+    "mask.times": get_args(_MASK["times"]),
+    "mask.context": get_args(_MASK["context"]),
+    "mask.input": get_args(_MASK["network_input"]),
     "diffusion.formulation": tuple(FORMULATIONS),
     "diffusion.schedule": tuple(SCHEDULES),
     "diffusion.penalty": get_args(Penalty),
     "model.name": tuple(NETWORKS),
     "model.dtype": ("float32", "bfloat16"),
     "model.precision": ("default", "high", "highest"),
-    "train.sharding": get_args(Strategy),
+    "train.sharding": get_args(sharding.Strategy),
     "train.best": ("", "psnr", "ssim", "lpips"),
 }
-# Fields by the least value that they may have.
-_AT_LEAST = {
-    1: (
+# Fields by the least and the largest value that they may have.
+_RANGES = {
+    (1, math.inf): (
         "data.hr_size data.stride data.scale data.max_megapixels data.pictures_per_shard "
         "data.threads data.prefetch "
         "attention.input_size attention.cell attention.batch_size diffusion.steps "
@@ -54,21 +52,19 @@ _AT_LEAST = {
         "train.keep_checkpoints train.eval_pictures eval.pictures eval.batch_size "
         "eval.sheet_pictures study.train_seeds study.sample_seeds"
     ).split(),
-    0: (
+    (0, math.inf): (
         "data.patch data.holdout eval.border train.eval_every train.warmup_steps "
         "train.halve_every train.weight_decay train.clip_norm train.profile_at"
     ).split(),
+    (0, 1): (
+        "mask.lower_bound diffusion.beta_start diffusion.beta_end model.dropout train.ema_decay "
+        "study.diffused"
+    ).split(),
 }
-_SHARES = (
-    "mask.lower_bound diffusion.beta_start diffusion.beta_end model.dropout train.ema_decay "
-    "study.diffused"
-).split()
 _LAST_SEED = 2**31 - 2  # the next one's seed is used as well, and JAX takes 31 bits
 # A chain that does not end in noise cannot be started from noise, and one that ends in nothing
 # else divides by zero.
 _LAST_GAMMA = (1e-12, 0.01)
-# Modes that make or take no network of this configuration.
-_WITHOUT_NETWORK = ("precompute",)
 
 
 def validate(config: ConfigDict, mode: str = "train") -> None:
@@ -76,74 +72,79 @@ def validate(config: ConfigDict, mode: str = "train") -> None:
     _validate_values(config)
     _validate_data(config)
     _validate_attention(config)
-    if mode not in _WITHOUT_NETWORK:
+    if mode != "precompute":  # which makes no network
         _validate_network(config)
         _validate_diffusion(config)
 
 
-def _value(config: ConfigDict, name: str):
-    group, field = name.split(".")
-    return config[group][field]
+def check_batches(config: ConfigDict) -> None:
+    """Raises UserError where the devices cannot share out the batch of training."""
+    c = config.train
+    sharding.check_batch(sharding.make_mesh(), "train.batch_size", c.batch_size, c.accumulate)
+
+
+def require_source(config: ConfigDict) -> None:
+    """Raises UserError where no pictures are named, with the field to set and the layout."""
+    if not config.data.train:
+        raise UserError(
+            "--config.data.train is not set: expected folder:PATH[,PATH...] with PNG, JPEG, WebP, "
+            "BMP or TIFF pictures anywhere below, tfds:NAME or samples:photos; set it to your "
+            "pictures, for example --config.data.train=folder:/data/ffhq."
+        )
+
+
+def _refuse(name: str, expected: str, found: object, advice: str = "") -> None:
+    raise UserError(f"--config.{name} must {expected}, found {found}{advice and f'; {advice}'}.")
+
+
+def _fields(config: ConfigDict, names: Iterable[str]) -> list[tuple[str, Any]]:
+    """(name, value) of the fields called GROUP.FIELD."""
+    return [(name, config[name.split(".")[0]][name.split(".")[1]]) for name in names]
 
 
 def _validate_values(config: ConfigDict) -> None:
     """Each field by itself."""
-    for name, choices in _CHOICES.items():
-        if _value(config, name) not in choices:
-            raise UserError(
-                f"--config.{name} must be one of {', '.join(map(repr, choices))}, found "
-                f"{_value(config, name)!r}."
-            )
+    for name, value in _fields(config, _CHOICES):
+        if value not in _CHOICES[name]:
+            _refuse(name, f"be one of {', '.join(map(repr, _CHOICES[name]))}", repr(value))
     for group, fields in config.items():
         for field, value in fields.items() if isinstance(fields, ConfigDict) else ():
             if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"--config.{group}.{field} must be finite, found {value}.")
-    for least, names in _AT_LEAST.items():
-        for name in names:
-            if _value(config, name) < least:
-                raise UserError(
-                    f"--config.{name} must be at least {least}, found {_value(config, name)}."
-                )
-    for name in _SHARES:
-        if not 0 <= _value(config, name) <= 1:
-            raise UserError(f"--config.{name} must be within 0..1, found {_value(config, name)}.")
+                _refuse(f"{group}.{field}", "be finite", value)
+    for (least, most), names in _RANGES.items():
+        expected = f"be at least {least}" if most == math.inf else f"be within {least}..{most}"
+        for name, value in _fields(config, names):
+            if not least <= value <= most:
+                _refuse(name, expected, value)
     if not 0 <= config.seed <= _LAST_SEED:
-        raise UserError(f"--config.seed must be within 0..{_LAST_SEED}, found {config.seed}.")
+        _refuse("seed", f"be within 0..{_LAST_SEED}", config.seed)
     if config.train.learning_rate <= 0:
-        raise UserError(
-            f"--config.train.learning_rate must be above 0, found {config.train.learning_rate}."
-        )
-    for name in ("model.multipliers", "model.attention_resolutions"):
-        sizes = _value(config, name)
+        _refuse("train.learning_rate", "be above 0", config.train.learning_rate)
+    for name, sizes in _fields(config, ("model.multipliers", "model.attention_resolutions")):
         if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
-            raise UserError(
-                f"--config.{name} must hold whole numbers from 1 on, found {tuple(sizes)}; write "
-                f'it like "--config.{name}=(1, 2)".'
-            )
+            advice = f'write it like "--config.{name}=(1, 2)"'
+            _refuse(name, "hold whole numbers from 1 on", tuple(sizes), advice)
+    if not config.model.multipliers:
+        _refuse("model.multipliers", "name at least one level", ())
 
 
-def _divisible(config: ConfigDict, name: str, what: str, divisor: int) -> None:
-    if _value(config, name) % divisor:
-        raise UserError(
-            f"--config.{name} must be divisible by {what} ({divisor}), found "
-            f"{_value(config, name)}; choose a multiple of {divisor}."
-        )
+def _divisible(config: ConfigDict, names: Iterable[str], what: str, divisor: int) -> None:
+    for name, value in _fields(config, names):
+        if value % divisor:
+            expected = f"be divisible by {what} ({divisor})"
+            _refuse(name, expected, value, f"choose a multiple of {divisor}")
 
 
 def _validate_data(config: ConfigDict) -> None:
-    data = config.data
-    # Only tiles have a stride.
-    for name in ("data.hr_size", "data.patch", *["data.stride"] * (data.crop == "tiles")):
-        _divisible(config, name, "data.scale", data.scale)
+    data, border = config.data, config.eval.border
+    sizes = ["data.hr_size", "data.patch"]
+    _divisible(config, sizes + ["data.stride"] * (data.crop == "tiles"), "data.scale", data.scale)
     if data.patch > data.hr_size:
+        _refuse("data.patch", f"be within 0..data.hr_size={data.hr_size}", data.patch)
+    if data.hr_size < 32 or data.hr_size - 2 * border < 11:
         raise UserError(
-            f"--config.data.patch must be within 0..data.hr_size={data.hr_size}, found "
-            f"{data.patch}."
-        )
-    if data.hr_size < 32 or data.hr_size - 2 * config.eval.border < 11:
-        raise UserError(
-            f"--config.data.hr_size={data.hr_size} with eval.border={config.eval.border} is too "
-            "small to be evaluated; LPIPS needs 32 pixels, SSIM 11 inside the border."
+            f"--config.data.hr_size={data.hr_size} with eval.border={border} is too small to be "
+            "evaluated; LPIPS needs 32 pixels, SSIM 11 inside the border."
         )
     if data.crop == "tiles" and data.hr_size // data.scale <= 2 * TILE_RIM:
         raise UserError(
@@ -154,18 +155,16 @@ def _validate_data(config: ConfigDict) -> None:
 
 
 def _validate_network(config: ConfigDict) -> None:
-    network = build.network(config)
-    for name in ("data.hr_size", "data.patch"):
-        _divisible(config, name, "the network's reduction", network.reduction)
+    network, mask = build.network(config), config.mask
+    sizes = ["data.hr_size", "data.patch"]
+    _divisible(config, sizes, "the network's reduction", network.reduction)
     if problem := network.problem():
         group = "data" if problem.startswith("scale=") else "model"
         raise UserError(f"--config.{group}.{problem}")
-    if config.mask.enabled and not network.diffuses:
-        raise UserError(
-            f"--config.mask.enabled must be False, since model.name={config.model.name} diffuses "
-            "nothing, found True."
-        )
-    if config.mask.enabled and config.mask.loss_norm == config.mask.times == "area":
+    if mask.enabled and not network.diffuses:
+        why = f"be False, since model.name={config.model.name} diffuses nothing"
+        _refuse("mask.enabled", why, True)
+    if mask.enabled and mask.loss_norm == mask.times == "area":
         raise UserError(
             "--config.mask.loss_norm=area needs --config.mask.times=uniform, found area: divided "
             "by the mask's area, the loss of a small mask counts in full, and drawing its time "
@@ -174,20 +173,19 @@ def _validate_network(config: ConfigDict) -> None:
 
 
 def _validate_diffusion(config: ConfigDict) -> None:
-    diffusion = config.diffusion
-    if diffusion.sampling_steps > diffusion.steps:
+    c = config.diffusion
+    if c.sampling_steps > c.steps:
         raise UserError(
-            f"--config.diffusion.sampling_steps={diffusion.sampling_steps} must not exceed "
-            f"diffusion.steps={diffusion.steps}."
+            f"--config.diffusion.sampling_steps={c.sampling_steps} must not exceed "
+            f"diffusion.steps={c.steps}."
         )
-    last = gammas(build.betas(config))[-1]
-    if not _LAST_GAMMA[0] <= last <= _LAST_GAMMA[1]:
-        what = "not noise" if last > _LAST_GAMMA[1] else "no picture any more, even in 32 bits"
-        how = "raise" if last > _LAST_GAMMA[1] else "lower"
+    (least, most), last = _LAST_GAMMA, gammas(build.betas(config))[-1]
+    if not least <= last <= most:
+        what = "not noise" if last > most else "no picture any more, even in 32 bits"
         raise UserError(
             f"The schedule ends with gamma {last:.3g}, which is {what} (expected within "
-            f"{_LAST_GAMMA[0]}..{_LAST_GAMMA[1]}); {how} --config.diffusion.beta_end, or train "
-            "with 2000 steps and set diffusion.sampling_steps for a short chain."
+            f"{least}..{most}); {'raise' if last > most else 'lower'} --config.diffusion.beta_end, "
+            "or train with 2000 steps and set diffusion.sampling_steps for a short chain."
         )
 
 
@@ -195,10 +193,9 @@ def _validate_attention(config: ConfigDict) -> None:
     source, weights, size = (config.attention[n] for n in ("source", "weights", "input_size"))
     how, heads = config.attention.aggregate, head_count(BACKBONES.get(source))
     if how not in AGGREGATES and not (str(how).isdecimal() and int(how) < heads):
-        raise UserError(
-            f"--config.attention.aggregate must be {', '.join(AGGREGATES)} or the index of one of "
-            f"the {heads} heads of {source}, from 0 on, found {how!r}."
-        )
+        of = f"one of the {heads} heads of {source}, from 0 on"
+        expected = f"be {', '.join(AGGREGATES)} or the index of {of}"
+        _refuse("attention.aggregate", expected, repr(how))
     if source in CLASSICAL:
         return
     if not weights:
@@ -213,16 +210,6 @@ def _validate_attention(config: ConfigDict) -> None:
         )
     step = stride(BACKBONES[source])
     if size % step:
-        raise UserError(
-            f"--config.attention.input_size must be a multiple of {step}, the patch of {source}, "
-            f"found {size}; choose for example {max(round(size / step), 1) * step}."
-        )
-
-
-def require_source(config: ConfigDict) -> None:
-    """Raises UserError where no pictures are named, with the field to set and the layout."""
-    if not config.data.train:
-        raise UserError(
-            f"--config.data.train is not set: {_LAYOUT}; set it to your pictures, for example "
-            "--config.data.train=folder:/data/ffhq."
-        )
+        expected = f"be a multiple of {step}, the patch of {source}"
+        nearest = max(round(size / step), 1) * step
+        _refuse("attention.input_size", expected, size, f"choose for example {nearest}")

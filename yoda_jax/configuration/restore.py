@@ -1,5 +1,6 @@
 """What runs have saved, for a configuration: its own fields, weights, and a trained encoder."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -34,9 +35,9 @@ def saved_configuration(run: Run, step: int | None = None) -> dict | None:
 
 def configuration(run: Run, step: int | None = None) -> ConfigDict | None:
     """The configuration of a run, as it could have been given on the command line."""
-    saved = saved_configuration(run, step) or {}
-    fields = {k: v for k, v in saved.items() if k not in ("records", "imported")}
-    return ConfigDict(fields) if fields else None
+    if (saved := saved_configuration(run, step)) is None:
+        return None
+    return ConfigDict({k: v for k, v in saved.items() if k not in ("records", "imported")})
 
 
 def weights(config: ConfigDict, run: Run, step: int | None = None) -> Weights:
@@ -60,9 +61,9 @@ def weights(config: ConfigDict, run: Run, step: int | None = None) -> Weights:
 def with_encoder(config: ConfigDict, *runs: Run) -> ConfigDict:
     """The configuration with the size of the network's encoder, which nobody has to write twice.
 
-    It is that of the first run that has a checkpoint, which has the encoder in it, else that of the
-    run that trained the encoder, model.encoder. A network without one needs nothing. Raises
-    UserError where neither is there, or the encoder is of another scale.
+    It is that of the first run that has a checkpoint, with the encoder in it, else that of the run
+    that trained the encoder, model.encoder. Raises UserError where neither is there, or the encoder
+    is of another scale.
     """
     if "encoder" not in build.network(config).parts:
         return config
@@ -81,7 +82,6 @@ def with_encoder(config: ConfigDict, *runs: Run) -> ConfigDict:
 
 
 def _of_encoder(config: ConfigDict) -> dict:
-    """The configuration of the run that trained the encoder."""
     folder, wanted = config.model.encoder, build.network(config).parts["encoder"]
     if not folder:
         raise UserError(
@@ -107,18 +107,13 @@ def put_encoder(config: ConfigDict, state: TrainState) -> TrainState:
     """A new state with the encoder's parameters from the run that trained it, if it has one."""
     if "encoder" not in state.params:
         return state
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-        state.params["encoder"],
-    )
-    run = Run(config.model.encoder)
+    drawn, run = state.params["encoder"], Run(config.model.encoder)
+    abstract = sharding.placed(drawn, jax.tree.map(lambda x: x.sharding, drawn))
     with Checkpoints(run.checkpoints) as checkpoints:
         encoder, step = checkpoints.restore_weights(abstract), checkpoints.latest()
     logging.info("encoder from step %d of %s", step, run)
+    state = dataclasses.replace(state, params={**state.params, "encoder": encoder})
+    if state.ema is None:
+        return state
     copies = jax.tree.map(jnp.copy, encoder)
-    return TrainState(
-        step=state.step,
-        params={**state.params, "encoder": encoder},
-        ema=None if state.ema is None else {**state.ema, "encoder": copies},
-        opt_state=state.opt_state,
-    )
+    return dataclasses.replace(state, ema={**state.ema, "encoder": copies})

@@ -4,11 +4,8 @@ import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Float
 
-from yoda_jax.arrays import Array
-
-Image = Float[Array, "*B H W C"]
+from yoda_jax.arrays import Pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,16 +16,16 @@ class Formulation:
     decode(y0, lr_up) the picture that belongs to a target.
     """
 
-    encode: Callable[[Image, Image], Image]
-    base: Callable[[Image], Image]
-    decode: Callable[[Image, Image], Image]
+    encode: Callable[[Pictures, Pictures], Pictures]
+    base: Callable[[Pictures], Pictures]
+    decode: Callable[[Pictures, Pictures], Pictures]
 
 
-def _residual(hr: Image, lr_up: Image) -> Image:
+def _residual(hr: Pictures, lr_up: Pictures) -> Pictures:
     return jnp.clip(2.0 * (hr - lr_up), -1.0, 1.0)
 
 
-def _add_residual(y0: Image, lr_up: Image) -> Image:
+def _add_residual(y0: Pictures, lr_up: Pictures) -> Pictures:
     return jnp.clip(y0, -1.0, 1.0) / 2.0 + lr_up
 
 

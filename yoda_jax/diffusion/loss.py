@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Float, Key
 
-from yoda_jax.arrays import Array
+from yoda_jax.arrays import Array, Levels, Maps, Masks, Pictures, Steps
 from yoda_jax.diffusion.formulation import Formulation
 from yoda_jax.diffusion.mask import LossNorm, Mask, area_mask, diffused_steps
 from yoda_jax.diffusion.noising import add_noise, blend, predict_y0
@@ -22,12 +22,12 @@ _WINDOW = [w / sum(_BELL) for w in _BELL]  # SSIM's, of sigma 1.5, along each ax
 
 
 def masked_loss(
-    eps_hat: Float[Array, "*B H W C"],
-    eps: Float[Array, "*B H W C"],
-    mask: Bool[Array, "*B H W 1"],
+    eps_hat: Pictures,
+    eps: Pictures,
+    mask: Masks,
     norm: LossNorm = "pixels",
     penalty: Penalty = "l1",
-) -> Float[Array, "*B"]:
+) -> Levels:
     """|| M (eps - eps_hat) || of each picture, as L1 or squared L2.
 
     norm "pixels" divides by all pixels, "area" by those of the mask (a picture whose mask is empty
@@ -45,14 +45,11 @@ def masked_loss(
     masked = jnp.where(mask, cost, 0.0)
     if norm == "pixels":
         return masked.mean((-3, -2, -1))
-    channels = eps.shape[-1]
-    area = channels * mask.sum((-3, -2, -1)).astype(jnp.float32)
+    area = eps.shape[-1] * mask.sum((-3, -2, -1)).astype(jnp.float32)
     return masked.sum((-3, -2, -1)) / jnp.maximum(area, 1.0)
 
 
-def _similarity(
-    a: Float[Array, "*B H W C"], b: Float[Array, "*B H W C"]
-) -> Float[Array, "*B H W C"]:
+def _similarity(a: Pictures, b: Pictures) -> Pictures:
     """SSIM of the window around each pixel, of values in [-1, 1] moved to [0, 1].
 
     (2 mu_a mu_b + C1)(2 cov_ab + C2) / ((mu_a^2 + mu_b^2 + C1)(var_a + var_b + C2)), C1 = 1e-4,
@@ -68,7 +65,7 @@ def _similarity(
     )
 
 
-def _blur(x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
+def _blur(x: Pictures) -> Pictures:
     """x under the window, axis by axis as shifted sums: exact in float32 on every accelerator."""
     for axis in (-3, -2):
         edges = [(0, 0)] * x.ndim
@@ -89,25 +86,14 @@ class Diagnostics(NamedTuple):
     y0_offset: Float[Array, "C"]
 
 
-class _Draw(NamedTuple):
-    """What chance decides of a batch."""
-
-    signal: Float[Array, "B"]  # sqrt(g)
-    noise: Float[Array, "B"]  # sqrt(1 - g)
-    level: Float[Array, "B"]  # what the network is told of them
-    eps: Float[Array, "B H W C"]
-    inside: Bool[Array, "B H W 1"]  # M(t)
-    weights: Float[Array, "B"]  # uniform density of t over the one it was drawn by
-
-
 def training_loss(
-    predict: Callable[[Float[Array, "B H W C"], Float[Array, "B"]], Float[Array, "B H W C"]],
+    predict: Callable[[Pictures, Levels], Pictures],
     key: Key[Array, ""],
     schedule: NoiseSchedule,
     formulation: Formulation,
-    hr: Float[Array, "B H W C"],
-    lr_up: Float[Array, "B H W C"],
-    attention: Float[Array, "B H W 1"] | None = None,
+    hr: Pictures,
+    lr_up: Pictures,
+    attention: Maps | None = None,
     mask: Mask | None = None,
     *,
     penalty: Penalty = "l1",
@@ -122,62 +108,34 @@ def training_loss(
     y0, base = formulation.encode(hr, lr_up), formulation.base(lr_up)
     if mask is None:
         attention, mask = jnp.ones_like(y0[..., :1]), Mask(times="uniform")
-    drawn = _draw(key, schedule, y0.shape, attention, mask, continuous)
-    z = _corrupt(drawn, y0, base, mask)
-    seen = blend(drawn.inside, z, jnp.zeros_like(z)) if mask.network_input == "masked" else z
-    eps_hat = predict(seen, drawn.level)
-    costs = masked_loss(eps_hat, drawn.eps, drawn.inside, mask.loss_norm, penalty)
-    loss = (drawn.weights * costs).mean()
-    y0_hat = predict_y0(z, jax.lax.stop_gradient(eps_hat), drawn.signal, drawn.noise)
-    return loss, _diagnose(drawn, formulation.decode(y0_hat, lr_up) - lr_up)
-
-
-def _draw(
-    key: Key[Array, ""],
-    schedule: NoiseSchedule,
-    shape: tuple[int, ...],
-    attention: Float[Array, "B H W 1"],
-    mask: Mask,
-    continuous: bool,
-) -> _Draw:
     key_level, key_eps = jax.random.split(key)
     steps = diffused_steps(attention, mask.lower_bound, schedule.num_steps)
     by_area = mask.times == "area"
-    t, signal = draw_level(key_level, schedule, shape[0], continuous, steps if by_area else None)
+    t, signal = draw_level(key_level, schedule, len(y0), continuous, steps if by_area else None)
+    noise = jnp.sqrt(jnp.maximum(1.0 - signal**2, 0.0)) if continuous else schedule.noise[t]
+    eps = jax.random.normal(key_eps, y0.shape, jnp.float32)
     inside = area_mask(steps, t)
-    return _Draw(
-        signal=signal,
-        noise=jnp.sqrt(jnp.maximum(1.0 - signal**2, 0.0)) if continuous else schedule.noise[t],
-        level=signal if continuous else schedule.index[t],
-        eps=jax.random.normal(key_eps, shape),
-        inside=inside,
-        weights=_weigh(steps, inside, schedule.num_steps) if by_area else jnp.ones(shape[0]),
-    )
+
+    z = add_noise(y0, eps, signal, noise)
+    if mask.context == "lr":
+        z = blend(inside, z, add_noise(base, eps, signal, noise))
+    seen = blend(inside, z, jnp.zeros_like(z)) if mask.network_input == "masked" else z
+    eps_hat = predict(seen, signal if continuous else schedule.index[t])
+    costs = masked_loss(eps_hat, eps, inside, mask.loss_norm, penalty)
+    weights = _weigh(steps, inside, schedule.num_steps) if by_area else jnp.ones_like(signal)
+
+    y0_hat = predict_y0(z, jax.lax.stop_gradient(eps_hat), signal, noise)
+    offsets = jnp.where(inside, formulation.decode(y0_hat, lr_up) - lr_up, 0.0).sum((1, 2))
+    pixels = (weights * inside.sum((1, 2, 3))).sum()
+    offset = (weights[:, None] * offsets).sum(0) / jnp.where(pixels > 0, pixels, 1.0)
+    return (weights * costs).mean(), Diagnostics(inside.mean(dtype=jnp.float32), offset)
 
 
-def _weigh(
-    steps: Int[Array, "B H W 1"], inside: Bool[Array, "B H W 1"], num_steps: int
-) -> Float[Array, "B"]:
+def _weigh(steps: Steps, inside: Masks, num_steps: int) -> Levels:
     """E_t |M(t)| / |M(t)|, which gives times drawn by area the expectation of uniform ones.
 
     The loss then has less variance with norm "pixels", and more with norm "area".
     """
-    share = inside.mean((-3, -2, -1))
-    return steps.mean((-3, -2, -1)) / num_steps / jnp.where(share > 0, share, 1.0)
-
-
-def _corrupt(
-    drawn: _Draw, y0: Float[Array, "B H W C"], base: Float[Array, "B H W C"], mask: Mask
-) -> Float[Array, "B H W C"]:
-    """z_t: the noised target, outside the mask the noised base where the context is "lr"."""
-    z = add_noise(y0, drawn.eps, drawn.signal, drawn.noise)
-    if mask.context == "lr":
-        z = blend(drawn.inside, z, add_noise(base, drawn.eps, drawn.signal, drawn.noise))
-    return z
-
-
-def _diagnose(drawn: _Draw, difference: Float[Array, "B H W C"]) -> Diagnostics:
-    offsets = jnp.where(drawn.inside, difference, 0.0).sum((1, 2))
-    pixels = (drawn.weights * drawn.inside.sum((1, 2, 3))).sum()
-    offset = (drawn.weights[:, None] * offsets).sum(0) / jnp.where(pixels > 0, pixels, 1.0)
-    return Diagnostics(mask_fraction=drawn.inside.mean(), y0_offset=offset)
+    area = (-3, -2, -1)
+    share = inside.mean(area, jnp.float32)
+    return steps.mean(area, jnp.float32) / num_steps / jnp.where(share > 0, share, 1.0)

@@ -5,14 +5,10 @@ import math
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
 
-from yoda_jax.arrays import Array
+from yoda_jax.arrays import Levels, Maps, Masks, Steps, Times
 
 LossNorm = Literal["pixels", "area"]
-Times = Literal["uniform", "area"]
-Context = Literal["hr", "lr"]
-NetworkInput = Literal["full", "masked"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +22,17 @@ class Mask:
     """
 
     lower_bound: float = 0.05
-    times: Times = "area"
+    times: Literal["uniform", "area"] = "area"
     loss_norm: LossNorm = "pixels"
-    context: Context = "hr"
-    network_input: NetworkInput = "full"
+    context: Literal["hr", "lr"] = "hr"
+    network_input: Literal["full", "masked"] = "full"
 
 
-def diffused_steps(
-    attention: Float[Array, "*B H W 1"], lower_bound: float, num_steps: int
-) -> Int[Array, "*B H W 1"]:
+def diffused_steps(attention: Maps, lower_bound: float, num_steps: int) -> Steps:
     """floor(T (A + l)) within 0..T, the number of t in 1..T at which a pixel is diffused.
 
-    attention is A in [0, 1], which counts in the 8 bits that maps are stored in, A = a / 255. So
-    whole numbers decide, however it is compiled: floor((T a + floor(255 T l)) / 255) is the same.
+    A counts in the 8 bits that maps are stored in, A = a / 255. So whole numbers decide, however
+    it is compiled: floor((T a + floor(255 T l)) / 255) is the same.
     """
     level = jnp.rint(255.0 * attention.astype(jnp.float32)).astype(jnp.int32)
     # Rounded before, for 100 * .29 is 28.999999999999996.
@@ -46,18 +40,16 @@ def diffused_steps(
     return jnp.clip(num_steps * level + bound, 0, 255 * num_steps) // 255
 
 
-def area_mask(steps: Int[Array, "*B H W 1"], t: Int[Array, "*B"]) -> Bool[Array, "*B H W 1"]:
-    """M(t) = [A + l >= t/T], as [steps >= t] of the `diffused_steps` of that T.
+def area_mask(steps: Steps, t: Times) -> Masks:
+    """M(t) = [A + l >= t/T], as [steps >= t] of the `diffused_steps` of that T, t within 0..T.
 
-    t is within 0..T, one per picture. Masks nest: that of a larger t lies within that of a smaller
-    one. Only t/T matters, so training and sampling may differ in T. Source: YODA,
-    arXiv 2308.07977, with the comparison made against relative time.
+    Masks nest: that of a larger t lies within that of a smaller one. Only t/T matters, so training
+    and sampling may differ in T. Source: YODA, arXiv 2308.07977, with the comparison made against
+    relative time.
     """
     return steps >= jnp.asarray(t)[..., None, None, None]
 
 
-def diffused_fraction(
-    attention: Float[Array, "*B H W 1"], lower_bound: float
-) -> Float[Array, "*B"]:
+def diffused_fraction(attention: Maps, lower_bound: float) -> Levels:
     """E[min(1, max(0, A + l))], the share of pixel-steps that are diffused, one per picture."""
     return jnp.clip(attention.astype(jnp.float32) + lower_bound, 0.0, 1.0).mean((-3, -2, -1))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Key
 
-from yoda_jax.arrays import Array
+from yoda_jax.arrays import Array, Maps
 from yoda_jax.diffusion.mask import Mask, area_mask, diffused_steps
 from yoda_jax.diffusion.noising import add_noise, blend, posterior_step
 from yoda_jax.diffusion.schedule import NoiseSchedule
@@ -22,10 +22,10 @@ def frame_noise(keys: Key[Array, "B"], shape: tuple[int, int, int]) -> FrameNois
     Every picture has its own key, so its result depends neither on its batch nor on tiling.
     """
 
-    def noise(t: Int[Array, ""]) -> State:
-        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape))(keys)
+    def draw(key: Key[Array, ""], t: Int[Array, ""]) -> Float[Array, "H W C"]:
+        return jax.random.normal(jax.random.fold_in(key, t), shape, jnp.float32)
 
-    return noise
+    return lambda t: jax.vmap(draw, (0, None))(keys, t)
 
 
 def start_state(schedule: NoiseSchedule, noise: FrameNoise, base: State) -> State:
@@ -39,7 +39,7 @@ def reverse_steps(
     schedule: NoiseSchedule,
     noise: FrameNoise,
     base: State,
-    attention: Float[Array, "B H W 1"] | None,
+    attention: Maps | None,
     z: State,
     times: Int[Array, "N"],
     *,
@@ -58,7 +58,7 @@ def reverse_steps(
     most = steps.max()  # known before the scan, so devices that share the batch agree once
 
     def step(z: State, t: Int[Array, ""]) -> tuple[State, None]:
-        t_all, fresh = jnp.full(base.shape[:-3], t), noise(t)
+        t_all, fresh = jnp.full(len(base), t), noise(t)
         inside = area_mask(steps, t_all)
         outside = add_noise(base, fresh, *_levels(schedule, t - 1, base))
 
@@ -77,7 +77,7 @@ def sample(
     schedule: NoiseSchedule,
     noise: FrameNoise,
     base: State,
-    attention: Float[Array, "B H W 1"] | None,
+    attention: Maps | None,
     *,
     mask: Mask | None = None,
 ) -> State:
@@ -94,5 +94,4 @@ def sample(
 def _levels(
     schedule: NoiseSchedule, t: int | Int[Array, ""], base: State
 ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
-    batch = base.shape[:-3]
-    return jnp.full(batch, schedule.signal[t]), jnp.full(batch, schedule.noise[t])
+    return jnp.full(len(base), schedule.signal[t]), jnp.full(len(base), schedule.noise[t])

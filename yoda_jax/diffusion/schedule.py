@@ -7,7 +7,8 @@ alpha-bar is `gamma` here, as in the SR3 paper.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,9 @@ def constant(num_steps: int, start: float, end: float) -> Betas:
     return (end,) * num_steps
 
 
-def cosine(num_steps: int, offset: float = 8e-3) -> Betas:
+def cosine(num_steps: int) -> Betas:
     """Betas of a squared-cosine gamma, at most .999 (Nichol and Dhariwal 2021)."""
+    offset = 8e-3
     angle = [(i / num_steps + offset) / (1 + offset) * math.pi / 2 for i in range(num_steps + 1)]
     gamma = [math.cos(a) ** 2 for a in angle]
     return tuple(
@@ -112,7 +114,7 @@ def noise_schedule(betas: Betas, num_steps: int | None = None) -> NoiseSchedule:
         posterior_y0.append(b * math.sqrt(g_before) / (1 - g_after))
         posterior_z.append((1 - g_before) * math.sqrt(1 - b) / (1 - g_after))
         posterior_std.append(math.sqrt(b * (1 - g_before) / (1 - g_after)))
-    table = _float32_table
+    table = partial(jnp.asarray, dtype=jnp.float32)
     return NoiseSchedule(
         signal=table([math.sqrt(x) for x in g]),
         noise=table([math.sqrt(1 - x) for x in g]),
@@ -121,7 +123,3 @@ def noise_schedule(betas: Betas, num_steps: int | None = None) -> NoiseSchedule:
         posterior_std=table(posterior_std),
         index=table([k - 1 for k in kept]),
     )
-
-
-def _float32_table(values: Sequence[float]) -> Float[Array, " T1"]:
-    return jnp.asarray(values, jnp.float32)

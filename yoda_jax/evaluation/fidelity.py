@@ -17,11 +17,10 @@ WINDOW = 11  # SSIM's Gaussian window: sigma 1.5, cut at 3.5 sigma
 def psnr(sr: np.ndarray, hr: np.ndarray, border: int = 0, luma: bool = False) -> float:
     """10 log10(255^2 / mean((sr - hr)^2)) in dB, over RGB or, with `luma`, over Y.
 
-    `border` pixels are cut off each side before. Identical pictures give float("inf"), not a cap:
-    whoever averages over pictures must treat it. Raises UserError unless both are 8-bit RGB
-    pictures of one size with something left inside the border.
+    `border` pixels are cut off each side before. Identical pictures give infinity, not a cap.
+    Raises UserError unless both are 8-bit RGB pictures of one size that the border leaves some of.
     """
-    a, b = _compared(sr, hr, border, luma, smallest=1)
+    a, b = _compared(sr, hr, border, luma)
     with np.errstate(divide="ignore"):
         return float(peak_signal_noise_ratio(b, a, data_range=255))
 
@@ -31,31 +30,21 @@ def ssim(sr: np.ndarray, hr: np.ndarray, border: int = 0, luma: bool = False) ->
 
     (2 mu_a mu_b + C1)(2 cov_ab + C2) / ((mu_a^2 + mu_b^2 + C1)(var_a + var_b + C2)) under an
     11 x 11 Gaussian window of sigma 1.5, C1 = (.01 * 255)^2, C2 = (.03 * 255)^2, population
-    covariance, averaged over the pixels whose window lies inside the picture, after `border` pixels
-    are cut off each side. Raises UserError as `psnr`, and if less than 11 x 11 pixels are left.
-    Source: Wang et al. 2004, "Image quality assessment".
+    covariance, averaged over the pixels whose window lies inside the border. Raises UserError as
+    `psnr`, and if less than 11 x 11 pixels are left. Source: Wang et al. 2004, "Image quality
+    assessment".
     """
-    a, b = _compared(sr, hr, border, luma, smallest=WINDOW)
-    return float(
-        structural_similarity(
-            a,
-            b,
-            data_range=255,
-            channel_axis=None if luma else -1,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-    )
+    pair = _compared(sr, hr, border, luma, smallest=WINDOW)
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    axis = None if luma else -1
+    return float(structural_similarity(*pair, data_range=255, channel_axis=axis, **window))
 
 
 def lr_psnr(sr: np.ndarray, lr: np.ndarray, resampling: Resampling, border: int = 0) -> float:
     """Consistency with the input: PSNR in dB, in RGB, of `lr` and `sr` degraded as `lr` was.
 
-    `resampling` is the rule that made `lr`; `border` LR pixels are cut off each side. A tile whose
-    LR was cut from a whole reduced picture needs a border of 2: beyond, the reduction has seen
-    pixels outside the tile. Raises UserError unless sr's size is a multiple of lr's. Source: SRDiff
-    (arXiv 2104.14951), LR-PSNR.
+    `resampling` is the rule that made `lr`; `border` LR pixels are cut off each side. Raises
+    UserError unless sr's size is a multiple of lr's. Source: SRDiff (arXiv 2104.14951), LR-PSNR.
     """
     scale = sr.shape[0] // lr.shape[0]
     if scale < 1 or sr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale):
@@ -67,11 +56,8 @@ def lr_psnr(sr: np.ndarray, lr: np.ndarray, resampling: Resampling, border: int 
 
 
 def colour_shift(sr: np.ndarray, hr: np.ndarray) -> Float64[np.ndarray, "3"]:
-    """mean(sr - hr) of each channel, in units of the range [-1,1]; in [-2,2].
-
-    Raises UserError unless both are 8-bit RGB pictures of one size.
-    """
-    a, b = _compared(sr, hr, border=0, luma=False, smallest=1)
+    """mean(sr - hr) of each channel, in units of the range [-1,1]; raises UserError as `psnr`."""
+    a, b = _compared(sr, hr)
     return (a.mean((0, 1)) - b.mean((0, 1))) / 127.5
 
 
@@ -84,9 +70,9 @@ def luminance(picture: UInt8[np.ndarray, "H W 3"]) -> Float64[np.ndarray, "H W"]
 
 
 def _compared(
-    sr: np.ndarray, hr: np.ndarray, border: int, luma: bool, smallest: int
+    sr: np.ndarray, hr: np.ndarray, border: int = 0, luma: bool = False, smallest: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What of the two pictures is compared: inside the border, RGB or Y, in float64."""
+    """What is compared of the two pictures: inside the border, RGB or Y, in float64."""
     if sr.dtype != np.uint8 or hr.dtype != np.uint8 or sr.shape != hr.shape or sr.shape[2:] != (3,):
         raise UserError(
             f"A metric expects two 8-bit RGB pictures of one size, found {sr.dtype} {sr.shape} and "

@@ -3,8 +3,6 @@
 Everything is float32 at full precision, also where the accelerator's default is a coarser product.
 """
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, nn
@@ -20,8 +18,6 @@ SCALE = np.array([0.458, 0.448, 0.450], np.float32).reshape(1, 1, 1, 3)
 # Of each convolution: stride, padding, and whether a max pooling comes before it.
 ALEX_CONVS = ((4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, False))
 
-Features = Sequence[Float[Array, "B _ _ _"]]
-
 
 def lpips(params: dict[str, list], image0: Array, image1: Array) -> Float[Array, "B"]:
     """LPIPS(x0, x1) = sum_l mean_hw w_l . (f_l(x0)/|f_l(x0)| - f_l(x1)/|f_l(x1)|)^2, AlexNet trunk.
@@ -31,32 +27,36 @@ def lpips(params: dict[str, list], image0: Array, image1: Array) -> Float[Array,
     UserError where the pictures differ in shape, are no float RGB batches or are smaller. Source:
     Zhang et al. 2018, equation 1; lpips/lpips.py of richzhang/PerceptualSimilarity, version 0.1.
     """
-    _check_pictures(image0, image1)
+    shape = image0.shape
+    if not (
+        shape == image1.shape
+        and len(shape) == 4
+        and shape[-1] == 3
+        and min(shape[1:3]) >= MIN_SIZE
+        and all(jnp.issubdtype(image.dtype, jnp.floating) for image in (image0, image1))
+    ):
+        raise UserError(
+            f"LPIPS expected two float batches of one shape (B, H, W, 3) with H and W at least "
+            f"{MIN_SIZE}, found {image0.dtype} {shape} and {image1.dtype} {image1.shape}; "
+            "convert the pictures to [-1, 1] or take larger ones"
+        )
     # Two equal calls and not one of twice the batch: equal pictures then have equal features.
-    features0, features1 = (alex_features(params["convs"], image) for image in (image0, image1))
-    return distance(features0, features1, params["heads"])
-
-
-def distance(
-    features0: Features, features1: Features, heads: Sequence[Float[Array, "_"]]
-) -> Float[Array, "B"]:
-    """Sum of the layers' distances: features and heads are lists, one entry per layer."""
-    layers = zip(features0, features1, heads, strict=True)
-    return sum(layer_distance(f0, f1, head) for f0, f1, head in layers)
+    features = [alex_features(params["convs"], image) for image in (image0, image1)]
+    return sum(layer_distance(*layer) for layer in zip(*features, params["heads"], strict=True))
 
 
 def layer_distance(
     f0: Float[Array, "B h w C"], f1: Float[Array, "B h w C"], head: Float[Array, "C"]
 ) -> Float[Array, "B"]:
     """mean_hw sum_c w_c (f0_c / |f0| - f1_c / |f1|)^2, the norms taken over channels."""
-    difference = unit_normalise(f0) - unit_normalise(f1)
+    difference = _unit(f0) - _unit(f1)
     # A compiler may fuse this to a multiply-add, whose rounding is not 0 for equal features.
     equal = (f0 == f1).all(-1, keepdims=True)
     squared = jnp.where(equal, 0.0, difference) ** 2
     return jnp.matmul(squared.mean((1, 2)), head, precision=lax.Precision.HIGHEST)
 
 
-def unit_normalise(f: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
+def _unit(f: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
     """f / (|f| + 1e-10) over channels; zero features stay zero and have a finite gradient."""
     square = (f * f).sum(-1, keepdims=True)
     positive = square > 0
@@ -92,33 +92,12 @@ def conv2d(
     padding: int = 0,
 ) -> Float[Array, "B H2 W2 O"]:
     """Convolution with zeros around the picture, the same stride and padding both ways."""
-    out = lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=[(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=lax.Precision.HIGHEST,
-    )
+    order, highest = ("NHWC", "HWIO", "NHWC"), lax.Precision.HIGHEST
+    options = {"dimension_numbers": order, "precision": highest}
+    out = lax.conv_general_dilated(x, kernel, (stride,) * 2, [(padding,) * 2] * 2, **options)
     return out + bias.reshape(1, 1, 1, -1)
 
 
 def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
     """Maximum over windows of 3x3 with stride 2, whole windows only."""
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
-
-
-def _check_pictures(image0: Array, image1: Array) -> None:
-    shape = image0.shape
-    if not (
-        shape == image1.shape
-        and len(shape) == 4
-        and shape[-1] == 3
-        and min(shape[1:3]) >= MIN_SIZE
-        and all(jnp.issubdtype(image.dtype, jnp.floating) for image in (image0, image1))
-    ):
-        raise UserError(
-            f"LPIPS expected two float batches of one shape (B, H, W, 3) with H and W at least "
-            f"{MIN_SIZE}, found {image0.dtype} {shape} and {image1.dtype} {image1.shape}; "
-            "convert the pictures to [-1, 1] or take larger ones"
-        )

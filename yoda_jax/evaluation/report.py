@@ -7,7 +7,7 @@ import html
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,18 +49,11 @@ class Summary:
     values: Float[np.ndarray, "rows pictures"]
     left_out: int
 
-    @property
-    def means(self) -> Float[np.ndarray, " rows"]:
-        """Mean over pictures of each row; nan where nothing is finite."""
-        return self.values.mean(1)
-
-    @property
-    def errors(self) -> Float[np.ndarray, " rows"]:
-        """Standard errors of the means; nan for a single picture."""
-        count = self.values.shape[1]
-        if count < 2:
-            return np.full(len(self.values), np.nan)
-        return self.values.std(1, ddof=1) / math.sqrt(count)
+    def mean(self, row: int) -> tuple[float, float]:
+        """(mean over pictures, its standard error); nan where none is finite, or of one alone."""
+        values = self.values[row]
+        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return float(values.mean()), float(error)
 
     def difference(self, row: int, reference: int) -> tuple[float, float]:
         """(mean, half its 95 % interval) of a row's differences to another, picture by picture."""
@@ -82,25 +75,19 @@ def table(rows: Sequence[Row], names: Sequence[str], reference: int = 0) -> str:
 
     Differences are paired by picture, with 95 % intervals; columns are aligned for a terminal.
     """
-    summaries = {m: s for m, s in summarise(rows, names).items() if m in _UNITS}
-    metrics = [m for m in _UNITS if m in summaries]
-    head = [_UNITS[m][0] for m in metrics]
-    lines = [["", *head]]
+    found = summarise(rows, names)
+    shown = [(found[m], unit, digits) for m, (unit, digits) in _UNITS.items() if m in found]
+    units = [unit for _, unit, _ in shown]
+    means, differences = [["", *units]], [[f"minus {rows[reference].label}", *units]]
     for i, row in enumerate(rows):
-        lines.append([row.label])
-        for m in metrics:
-            lines[-1].append(figure(summaries[m].means[i], summaries[m].errors[i], _UNITS[m][1]))
-    text = markdown(lines)
+        means.append([row.label, *(figure(*s.mean(i), d) for s, _, d in shown)])
+        if i != reference:
+            cells = (figure(*s.difference(i, reference), d, "+") for s, _, d in shown)
+            differences.append([row.label, *cells])
+    text = markdown(means)
     if len(rows) > 1:
-        lines = [[f"minus {rows[reference].label}", *head]]
-        for i, row in enumerate(rows):
-            if i != reference:
-                pairs = (summaries[m].difference(i, reference) for m in metrics)
-                digits = (_UNITS[m][1] for m in metrics)
-                cells = (figure(*pair, d, "+") for pair, d in zip(pairs, digits, strict=True))
-                lines.append([row.label, *cells])
-        text += f"\n\n{markdown(lines)}"
-    if out := [f"{_UNITS[m][0]} {s.left_out}" for m, s in summaries.items() if s.left_out]:
+        text += f"\n\n{markdown(differences)}"
+    if out := [f"{unit} {s.left_out}" for s, unit, _ in shown if s.left_out]:
         text += f"\n\nExamples of infinite value, left out of all rows: {', '.join(out)}."
     return text
 
@@ -113,13 +100,16 @@ def figure(value: float, error: float, digits: int, sign: str = "") -> str:
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose first line is its head, in columns of equal width."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    padded = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    ]
-    padded.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(padded)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in lines]
+    text = [f"| {' | '.join(line)} |" for line in padded]
+    text.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(text)
+
+
+def yoda_label(mask: Mapping[str, Any]) -> str:
+    """How tables name a training with the fields of a mask; the paper draws t uniformly."""
+    return "YODA, t by area" if mask["times"] == "area" else "YODA"
 
 
 def write(
@@ -137,34 +127,30 @@ def write(
     go into metrics.json and have the `protocol`, a sentence.
     """
     summaries = summarise(rows, names)
+
+    def figures(chosen: Sequence[int], error: str, of: Callable[[Summary, int], Any]) -> dict:
+        return {
+            rows[i].label: {
+                m: dict(zip(("mean", error), map(_finite, of(s, i)), strict=True))
+                for m, s in summaries.items()
+            }
+            for i in chosen
+        }
+
+    others = [i for i in range(len(rows)) if i != reference]
     metrics = {
         **facts,
         "examples": len(names),
         "pictures": len(set(names)),
-        "rows": {
-            row.label: {
-                m: {"mean": _finite(s.means[i]), "error": _finite(s.errors[i])}
-                for m, s in summaries.items()
-            }
-            for i, row in enumerate(rows)
-        },
+        "rows": figures(range(len(rows)), "error", Summary.mean),
         "differences to": rows[reference].label,
-        "differences": {
-            row.label: {
-                m: {"mean": _finite(mean), "interval": _finite(half)}
-                for m, s in summaries.items()
-                for mean, half in [s.difference(i, reference)]
-            }
-            for i, row in enumerate(rows)
-            if i != reference
-        },
+        "differences": figures(others, "interval", lambda s, i: s.difference(i, reference)),
         "left out": {m: s.left_out for m, s in summaries.items() if s.left_out},
     }
     write_whole(folder / "metrics.json", json.dumps(metrics, indent=2).encode())
 
-    text = io.StringIO()
+    text, columns = io.StringIO(), list(rows[0].values)
     writer = csv.writer(text)
-    columns = list(rows[0].values)
     writer.writerow(["method", "picture", *columns])
     for row in rows:
         for i, example in enumerate(examples):

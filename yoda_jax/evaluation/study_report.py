@@ -11,7 +11,7 @@ from yoda_jax.evaluation.intervals import by_picture, interval
 from yoda_jax.evaluation.report import figure, markdown
 
 BICUBIC = "bicubic"
-METRICS = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "colour_shift": "colour shift"}
+_UNITS = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "colour_shift": "colour shift"}
 _DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "colour_shift": 4}
 _DRAWN = ("colour_shift", "psnr", "lpips")
 
@@ -30,26 +30,23 @@ def figures(results: Results, metric: str) -> dict[str, Float[np.ndarray, "train
     if any(r["names"] != names for arm in results.values() for row in arm for r in row):
         raise UserError("--config.study.arms must keep the evaluated pictures; they differ.")
     values = [[row[0][BICUBIC][metric] for row in first]]
-    values += [
-        [np.mean([r["values"][metric] for r in row], axis=0) for row in arm]
-        for arm in results.values()
-    ]
-    means = by_picture(np.array(values), names)
-    return dict(zip((BICUBIC, *results), means, strict=True))
+    for arm in results.values():
+        values.append([np.mean([r["values"][metric] for r in row], axis=0) for row in arm])
+    return dict(zip((BICUBIC, *results), by_picture(np.array(values), names), strict=True))
 
 
 def table(results: Results, reference: str) -> str:
     """A Markdown table: means, and paired differences to the arm called `reference`, if any."""
-    values = {metric: figures(results, metric) for metric in (*METRICS, "diffused")}
-    head = ["", "diffused", "l", *METRICS.values()]
-    head += [f"{name} - {reference}" for name in METRICS.values()] if reference else []
+    values = {metric: figures(results, metric) for metric in (*_UNITS, "diffused")}
+    head = ["", "diffused", "l", *_UNITS.values()]
+    head += [f"{name} - {reference}" for name in _UNITS.values()] if reference else []
     lines = [head]
     for label, diffused in values["diffused"].items():
         bounds = [row[0]["lower_bound"] for row in results.get(label, ())]
         bound = "-" if None in bounds or not bounds else f"{np.mean(bounds):.3f}"
         cells = [label, f"{diffused.mean():.3f}", bound]
-        cells += [f"{values[m][label].mean():.{_DIGITS[m]}f}" for m in METRICS]
-        for m in METRICS if reference else ():
+        cells += [f"{values[m][label].mean():.{_DIGITS[m]}f}" for m in _UNITS]
+        for m in _UNITS if reference else ():
             pair = interval(values[m][label] - values[m][reference])
             cells.append("" if label == reference else figure(*pair, _DIGITS[m], "+"))
         lines.append(cells)
@@ -78,7 +75,7 @@ def curves(results: Results) -> Figure:
     legend = {}
     for metric, row in zip(_DRAWN, axes, strict=True):
         values = figures(results, metric)
-        row[0].set_ylabel(METRICS[metric])
+        row[0].set_ylabel(_UNITS[metric])
         row[0].set_yscale("log" if metric == "colour_shift" else "linear")
         for (size, column), ax in zip(sorted(lines.items()), row, strict=True):
             legend[BICUBIC] = ax.axhline(values[BICUBIC].mean(), color="grey", linestyle="--")

@@ -4,7 +4,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from yoda_jax.configuration import build, fields, restore
-from yoda_jax.jobs import evaluate, precompute, train
+from yoda_jax.evaluation import report
+from yoda_jax.jobs import precompute, train
 from yoda_jax.runs import Run
 
 _TO = 2  # the row that differences are taken to: base + mask
@@ -24,22 +25,23 @@ def run(config: ConfigDict, workdir: str) -> None:
     base.mask.enabled = False
     for half in (base, yoda):
         fields.validate(half)
-        train.check_batches(half)
+        fields.check_batches(half)
     precompute.run(yoda, workdir)
-    compared = evaluate.comparison(yoda, where)
-    evaluate.check_own_figures(yoda, where, compared)
+    compared, folder = build.comparison(yoda, where), where.evaluation(yoda.eval.name)
+    compared.check_own(folder)
     weights = []
     for half, name in ((base, "base"), (yoda, "yoda")):
         logging.info("training %s", "with the mask" if half.mask.enabled else "the base method")
         train.fit(half, str(where.folder / name))
         weights.append(restore.weights(half, Run(where.folder / name)).params)
     logging.info("sampling %d held-out examples three times", len(compared.held_out.indices))
-    plain, masked, label = build.method(base), build.method(yoda), evaluate.yoda_label(yoda.mask)
+    plain, masked, label = build.method(base), build.method(yoda), report.yoda_label(yoda.mask)
     compared.add_bicubic(plain)
     compared.add("base", plain, weights[0], config.seed)
     compared.add("base + mask", masked, weights[0], config.seed)
     compared.add(label, masked, weights[1], config.seed)
-    evaluate.write(yoda, where, compared, {"steps": config.train.steps}, reference=_TO)
+    facts = {"steps": config.train.steps}
+    compared.report(folder, build.setting(yoda), yoda.mask.lower_bound, facts, reference=_TO)
     print(
         f"base: the base method; base + mask: its weights, sampled with the mask; {label}: trained "
         "and sampled with the mask.\n"

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from yoda_jax.configuration import build
+from yoda_jax.configuration import build, fields
 from yoda_jax.diffusion.schedule import gammas
 from yoda_jax.training import sharding
+
+_GIB = 2**30
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -17,40 +19,32 @@ def run(config: ConfigDict, workdir: str) -> None:
     but nothing is computed and no picture is read.
     """
     del workdir
+    fields.check_batches(config)
     mesh, method = sharding.make_mesh(), build.method(config)
-    sharding.check_batch(mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
+    data, train, chain = config.data, config.train, config.diffusion
     print(config)
     _, abstract = build.state(config, method, mesh)
     print(parameter_overview.get_parameter_overview(abstract.params, include_stats=False))
-    size, scale = config.data.patch or config.data.hr_size, config.data.scale
-    shapes = {
-        "hr": (size, size, 3),
-        "lr": (size // scale, size // scale, 3),
-        "attention": (size, size, 1),
-    }
+    size, rows = data.patch or data.hr_size, sharding.by_rows(mesh)
+    sides = {"hr": (size, 3), "lr": (size // data.scale, 3), "attention": (size, 1)}
     batch = {
-        name: jax.ShapeDtypeStruct(
-            (config.train.batch_size, *shape), jnp.uint8, sharding=sharding.by_rows(mesh)
-        )
-        for name, shape in shapes.items()
+        name: jax.ShapeDtypeStruct((train.batch_size, n, n, channels), jnp.uint8, sharding=rows)
+        for name, (n, channels) in sides.items()
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = build.train_step(config, method, mesh, abstract)
     compiled = step.lower(abstract, batch, key).compile()
-    memory = compiled.memory_analysis()
-    gib = 2**30
-    count = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
-    print(f"batch           {', '.join(f'{k} {v.shape} {v.dtype}' for k, v in batch.items())}")
-    print(f"devices         {mesh.size} {jax.default_backend()}, state {config.train.sharding}")
-    print(f"parameters      {count:,}")
-    print(
-        f"schedule        {config.diffusion.schedule}, T={config.diffusion.steps}, gamma_T="
-        f"{gammas(build.betas(config))[-1]:.2e}, {config.diffusion.sampling_steps} sampling steps"
-    )
+    memory, last = compiled.memory_analysis(), gammas(build.betas(config))[-1]
     # XLA counts the body of a loop, here one part of the batch, once.
-    flops = compiled.cost_analysis()["flops"] * mesh.size * config.train.accumulate
-    print(f"FLOPs a step    {flops / 1e9:,.1f} GFLOP on all devices")
+    flops = compiled.cost_analysis()["flops"] * mesh.size * train.accumulate
+    count = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
     print(
-        f"memory a device {memory.argument_size_in_bytes / gib:.2f} GiB state and batch, "
-        f"{memory.temp_size_in_bytes / gib:.2f} GiB activations and buffers"
+        f"batch           {', '.join(f'{k} {v.shape} {v.dtype}' for k, v in batch.items())}\n"
+        f"devices         {mesh.size} {jax.default_backend()}, state {train.sharding}\n"
+        f"parameters      {count:,}\n"
+        f"schedule        {chain.schedule}, T={chain.steps}, gamma_T={last:.2e}, "
+        f"{chain.sampling_steps} sampling steps\n"
+        f"FLOPs a step    {flops / 1e9:,.1f} GFLOP on all devices\n"
+        f"memory a device {memory.argument_size_in_bytes / _GIB:.2f} GiB state and batch, "
+        f"{memory.temp_size_in_bytes / _GIB:.2f} GiB activations and buffers"
     )

@@ -14,7 +14,7 @@ from yoda_jax.configuration import build, fields, restore
 from yoda_jax.data.batches import maps, spread
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation import study_report
-from yoda_jax.jobs import evaluate, precompute, train
+from yoda_jax.jobs import precompute, train
 from yoda_jax.processes import decided, is_first, together
 from yoda_jax.runs import Run, write_whole
 from yoda_jax.training.checkpoints import Checkpoints
@@ -22,35 +22,23 @@ from yoda_jax.training.state import Params
 
 # What changes neither weights nor pictures.
 _IRRELEVANT = (
-    "mode",
-    "workdir",
-    "study",
-    "data.records",
-    "data.threads",
-    "data.prefetch",
-    "data.tfds_dir",
-    "data.max_megapixels",
-    "attention.weights",
-    "attention.batch_size",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.eval_every",
-    "train.eval_pictures",
-    "train.best",
-    "train.offset_warning",
-    "train.profile_at",
-    "eval.sheet_pictures",
-    "eval.name",
-)
+    "mode workdir study data.records data.threads data.prefetch data.tfds_dir data.max_megapixels "
+    "attention.weights attention.batch_size train.log_every train.checkpoint_every "
+    "train.keep_checkpoints train.eval_every train.eval_pictures train.best train.offset_warning "
+    "train.profile_at eval.sheet_pictures eval.name"
+).split()
 
 
 class Arm(NamedTuple):
-    """A variant: fields ("mask.enabled": value) set in training, and those set in sampling too."""
+    """A variant: what its training and its sampling are told, each with a folder of records.
+
+    `training` names the training, by the fields set in it but for the number of steps.
+    """
 
     label: str
-    train: Mapping[str, Any]
-    sample: Mapping[str, Any]
+    training: str
+    trained: ConfigDict
+    sampled: ConfigDict
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -59,23 +47,17 @@ def run(config: ConfigDict, workdir: str) -> None:
     Arms with the same training fields (but for train.steps) share one training, which goes on from
     the fewest steps to the most. Everything done is kept: a stopped study goes on where it was.
     """
-    arms = [Arm(*arm) for arm in config.study.arms]
     where = Run(workdir)
-    plain = _with(config, {"study.arms": ()})
-    _check(plain, arms)
-    both = [_configurations(plain, where, arm) for arm in arms]
-    for trained in {trained.data.records: trained for trained, _ in both}.values():
+    arms = arms_of(config, where)
+    _check(config, arms)
+    for trained in {arm.trained.data.records: arm.trained for arm in arms}.values():
         precompute.run(trained, workdir)
-    for sampled in {sampled.data.records: sampled for _, sampled in both}.values():
+    for sampled in {arm.sampled.data.records: arm.sampled for arm in arms}.values():
         precompute.run(sampled, workdir, splits=("eval",))
     results: dict[str, list[list[dict]]] = {arm.label: [] for arm in arms}
-
-    def order(arm: Arm) -> tuple[str, int]:
-        return _key(arm), _configurations(plain, where, arm)[0].train.steps
-
-    for arm in sorted(arms, key=order):
+    for arm in sorted(arms, key=lambda arm: (arm.training, arm.trained.train.steps)):
         for seed in range(config.seed, config.seed + config.study.train_seeds):
-            results[arm.label].append(_run_arm(plain, where, arm, seed))
+            results[arm.label].append(_run_arm(arm, where, seed))
     if is_first():
         table = study_report.table(results, config.study.reference)
         table = f"{_protocol(config, results)}\n\n{table}"
@@ -87,6 +69,37 @@ def run(config: ConfigDict, workdir: str) -> None:
             write_whole(where.folder / "study.png", png.getvalue())
             print(f"curves  {where.folder / 'study.png'}")
         print(f"figures {where.folder / 'results'}")
+
+
+def arms_of(config: ConfigDict, where: Run) -> list[Arm]:
+    """The arms, as study.arms describes them: (label, fields of training, fields of sampling)."""
+    plain, arms = _with(config, {"study.arms": ()}), []
+    for label, train_fields, sample_fields in config.study.arms:
+        named = [f"{k}={v}" for k, v in sorted(train_fields.items()) if k != "train.steps"]
+        training = " ".join(named).replace("/", "_") or "as configured"
+        trained = _with(plain, train_fields)
+        both = [trained, _with(trained, sample_fields)]
+        for variant in both:
+            kind = json.dumps(precompute.settings(variant, "eval"), sort_keys=True)
+            name = f"{variant.attention.source} {zlib.crc32(kind.encode()):08x}"
+            variant.data.records = str(where.folder / "records" / name)
+        arms.append(Arm(label, training, *both))
+    return arms
+
+
+def _with(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """A copy with fields ("data.scale": 4) set; raises UserError where there is no such field."""
+    changed = config.copy_and_resolve_references()
+    for name, value in changes.items():
+        group, _, field = name.rpartition(".")
+        owner = changed if not group else changed.get(group, {})
+        if field not in owner:
+            raise UserError(f"--config.study.arms sets {name}, which is no field; see default.py.")
+        try:
+            owner[field] = value
+        except TypeError as error:
+            raise UserError(f"--config.study.arms sets {name} to {value!r}: {error}.") from error
+    return changed
 
 
 def _check(config: ConfigDict, arms: Sequence[Arm]) -> None:
@@ -106,11 +119,11 @@ def _check(config: ConfigDict, arms: Sequence[Arm]) -> None:
         )
     points: dict[tuple, str] = {}  # of the curves
     for arm in arms:
-        trained, sampled = _configurations(config, Run("."), arm)
-        for variant in (trained, sampled):
+        for variant in (arm.trained, arm.sampled):
             fields.validate(variant)
-            train.check_batches(variant)
-        point = (study_report.curve(arm.label), trained.train.batch_size, trained.train.steps)
+            fields.check_batches(variant)
+        steps = arm.trained.train
+        point = (study_report.curve(arm.label), steps.batch_size, steps.steps)
         other = points.setdefault(point, arm.label)
         if config.study.curves and other != arm.label:
             raise UserError(
@@ -120,41 +133,7 @@ def _check(config: ConfigDict, arms: Sequence[Arm]) -> None:
             )
 
 
-def _with(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """A copy with fields ("data.scale": 4) set; raises UserError where there is no such field."""
-    changed = config.copy_and_resolve_references()
-    for name, value in changes.items():
-        group, _, field = name.rpartition(".")
-        owner = changed if not group else changed.get(group, {})
-        if field not in owner:
-            raise UserError(f"--config.study.arms sets {name}, which is no field; see default.py.")
-        try:
-            owner[field] = value
-        except TypeError as error:
-            raise UserError(f"--config.study.arms sets {name} to {value!r}: {error}.") from error
-    return changed
-
-
-def _configurations(
-    config: ConfigDict, where: Run, arm: Arm, seed: int | None = None
-) -> tuple[ConfigDict, ConfigDict]:
-    """The configurations of an arm's training and sampling, each with a folder of records."""
-    trained = _with(config, {**arm.train, "seed": config.seed if seed is None else seed})
-    both = []
-    for variant in (trained, _with(trained, arm.sample)):
-        kind = json.dumps(precompute.settings(variant, "eval"), sort_keys=True)
-        name = f"{variant.attention.source} {zlib.crc32(kind.encode()):08x}"
-        both.append(_with(variant, {"data.records": str(where.folder / "records" / name)}))
-    return both[0], both[1]
-
-
-def _key(arm: Arm) -> str:
-    """What names a training: its fields without the number of steps."""
-    changes = {k: v for k, v in sorted(arm.train.items()) if k != "train.steps"}
-    return " ".join(f"{k}={v}" for k, v in changes.items()).replace("/", "_") or "as configured"
-
-
-def _relevant(config: dict, without: Iterable[str] = ()) -> dict:
+def _relevant(config: Mapping[str, Any], without: Iterable[str] = ()) -> dict:
     """What decides over weights and pictures, as JSON keeps it."""
     kept = completed(json.loads(json.dumps(config)))
     for name in (*_IRRELEVANT, *without):
@@ -163,44 +142,43 @@ def _relevant(config: dict, without: Iterable[str] = ()) -> dict:
     return kept
 
 
-def _run_arm(config: ConfigDict, where: Run, arm: Arm, seed: int) -> list[dict]:
+def _run_arm(arm: Arm, where: Run, seed: int) -> list[dict]:
     """The figures of an arm trained from a seed, for each sampling."""
-    trained, sampled = _configurations(config, where, arm, seed)
+    trained, sampled = (_with(variant, {"seed": seed}) for variant in (arm.trained, arm.sampled))
     for variant in (trained, sampled):
         if variant.study.diffused and variant.mask.enabled:
             variant.mask.lower_bound = lower_bound(variant, variant.study.diffused)
     settings = [_relevant(trained.to_dict()), _relevant(sampled.to_dict())]
-    name = arm.label.replace("/", "_")
-    paths = [
-        where.folder / "results" / f"{name} seed {seed} sampled {noise}.json"
-        for noise in range(config.study.sample_seeds)
-    ]
+    name, samplings = arm.label.replace("/", "_"), range(sampled.study.sample_seeds)
+    results = where.folder / "results"
+    paths = [results / f"{name} seed {seed} sampled {noise}.json" for noise in samplings]
 
     def read() -> list[dict | None]:
         return [json.loads(path.read_text()) if path.exists() else None for path in paths]
 
     found = decided(read)
-    if any(r is None or [_relevant(s) for s in r["settings"]] != settings for r in found):
-        compared, method = evaluate.comparison(sampled, where), build.method(sampled)
-        params = _trained_weights(trained, where, arm, seed)
-        bicubic = compared.add_bicubic(method).values
-        bound = sampled.mask.lower_bound if sampled.mask.enabled else None
-        found = [
-            {
-                "settings": settings,
-                "names": compared.held_out.names,
-                "lower_bound": bound,
-                "values": compared.add(arm.label, method, params, seed * 1000 + noise).values,
-                study_report.BICUBIC: bicubic,
-            }
-            for noise in range(config.study.sample_seeds)
-        ]
+    if all(r and [_relevant(s) for s in r["settings"]] == settings for r in found):
+        return found
+    compared, method = build.comparison(sampled, where), build.method(sampled)
+    params = _trained_weights(trained, where, arm, seed)
+    bicubic = compared.add_bicubic(method).values
+    found = [
+        {
+            "settings": settings,
+            "names": compared.held_out.names,
+            "lower_bound": sampled.mask.lower_bound if sampled.mask.enabled else None,
+            "values": compared.add(arm.label, method, params, seed * 1000 + noise).values,
+            study_report.BICUBIC: bicubic,
+        }
+        for noise in samplings
+    ]
 
-        def write() -> None:
+    def write() -> None:
+        if is_first():
             for path, result in zip(paths, found, strict=True):
                 write_whole(path, json.dumps(result).encode())
 
-        together(lambda: write() if is_first() else None)
+    together(write)
     return found
 
 
@@ -209,7 +187,7 @@ def _trained_weights(config: ConfigDict, where: Run, arm: Arm, seed: int) -> Par
 
     Raises UserError where the training there is another one, or has gone past the arm's steps.
     """
-    training = where.within("trainings", f"{_key(arm)} seed {seed}")
+    training = where.within("trainings", f"{arm.training} seed {seed}")
     train.fit(config, str(training))
     with Checkpoints(training.checkpoints) as checkpoints:
         step, saved = checkpoints.latest(), checkpoints.config()
@@ -229,32 +207,34 @@ def lower_bound(config: ConfigDict, fraction: float) -> float:
 
     It may be negative: where A + l < 0 nothing is diffused, and the up-sampled LR picture stays.
     """
-    records = build.records(config, Run("."), "eval")
-    indices, c = spread(config.eval.pictures, len(records)), config.attention
+    records, c = build.records(config, Run("."), "eval"), config.attention
+    indices = spread(config.eval.pictures, len(records))
     attention = maps(records, indices, c.aggregate, c.normalise_heads).ravel() / 255
     low, high = -1.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        if np.clip(attention + middle, 0, 1).mean() < fraction:
-            low = middle
-        else:
-            high = middle
+        below = np.clip(attention + middle, 0, 1).mean() < fraction
+        low, high = (middle, high) if below else (low, middle)
     return round(high, 4)
 
 
 def _protocol(config: ConfigDict, results: study_report.Results) -> str:
     names, study = next(iter(results.values()))[0][0]["names"], config.study
-    tuned = (
-        f"lower bounds tuned to a diffused fraction of {study.diffused:.3f} on the evaluated LR "
-        "pictures; "
-    )
-    trainings = " and trainings" if study.train_seeds > 1 else ""
-    differences = "; differences paired by picture, with 95 % intervals over pictures" + trainings
+    size, tuned, differences = config.data.hr_size, "", ""
+    if study.diffused:
+        tuned = (
+            f"lower bounds tuned to a diffused fraction of {study.diffused:.3f} on the evaluated "
+            "LR pictures; "
+        )
+    if study.reference:
+        trainings = " and trainings" if study.train_seeds > 1 else ""
+        differences = (
+            f"; differences paired by picture, with 95 % intervals over pictures{trainings}"
+        )
     return (
         f"{len(names)} held-out examples of {len(set(names))} pictures, {config.data.scale}x to "
-        f"{config.data.hr_size}x{config.data.hr_size}; {study.train_seeds} trainings of "
-        f"{config.train.steps} steps of {config.train.batch_size}, each sampled "
-        f"{study.sample_seeds} times in {config.diffusion.sampling_steps} steps, where an arm says "
-        f"nothing else; {tuned if study.diffused else ''}means over seeds and pictures"
-        f"{differences if study.reference else ''}"
+        f"{size}x{size}; {study.train_seeds} trainings of {config.train.steps} steps of "
+        f"{config.train.batch_size}, each sampled {study.sample_seeds} times in "
+        f"{config.diffusion.sampling_steps} steps, where an arm says nothing else; {tuned}means "
+        f"over seeds and pictures{differences}"
     )

@@ -2,17 +2,17 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from absl import logging
 from clu import metric_writers, parameter_overview
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from yoda_jax import preemption
 from yoda_jax.compatibility import check_finished, check_trained_with, completed, renamed
-from yoda_jax.configuration import build, restore
+from yoda_jax.configuration import build, fields, restore
 from yoda_jax.data.contents import difference
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation.comparison import Comparison
@@ -32,16 +32,10 @@ _LOGGED = ("psnr", "ssim", "lpips", "colour_shift")  # of the evaluations on the
 
 def run(config: ConfigDict, workdir: str) -> None:
     """The whole way from pictures to an evaluated checkpoint, from wherever a run has ended."""
-    check_batches(config)
+    fields.check_batches(config)
     precompute.run(config, workdir)
     fit(config, workdir)
     evaluate.run(config, workdir)
-
-
-def check_batches(config: ConfigDict) -> None:
-    """Raises UserError where the devices cannot share out the batch of training."""
-    mesh, train = sharding.make_mesh(), config.train
-    sharding.check_batch(mesh, "train.batch_size", train.batch_size, train.accumulate)
 
 
 def fit(config: ConfigDict, workdir: str) -> None:
@@ -55,25 +49,25 @@ def fit(config: ConfigDict, workdir: str) -> None:
         something_to_save = stack.enter_context(preemption.training())
         checkpoints = stack.enter_context(build.checkpoints(config, where))
         latest = checkpoints.latest()
-        first = latest or 0
-        if latest is not None:
-            _check(made_with, completed(checkpoints.config(latest)), where, first >= plan.steps)
-        if first >= plan.steps:
+        first, fresh = latest or 0, latest is None
+        finished = first >= plan.steps
+        if not fresh:
+            _check(made_with, completed(checkpoints.config()), where, finished)
+        if finished:
             logging.info("%s has its %d steps already", where, first)
             return
         batches(first)  # a record that does not fit ends the job here, before any compilation
-        fresh = latest is None
         state = restore.put_encoder(config, init()) if fresh else checkpoints.restore(abstract)
         logging.info("%s at step %d of %d", "starting" if fresh else "resumed", first, plan.steps)
         # The log gets the figures alone, TensorBoard also configuration, parameters and pictures.
         board, publish = stack.enter_context(event_board(where.folder))
-        _write_overview(board, config.to_dict(), state, where, first)
-        evaluation = _Evaluation(config, where, method, mesh, board) if plan.eval_every else None
+        _write_overview(board, config, state, where, first)
+        evaluation = _evaluation(config, where, method, board) if plan.eval_every else None
 
         key = jax.random.key(config.seed + 1)
         steps = range(first, plan.steps)
         stream = prefetch(
-            lambda step: sharding.share_out(mesh, batches(step)), iter(steps), config.data.prefetch
+            lambda step: sharding.share_out(mesh, batches(step)), steps, config.data.prefetch
         )
         logging.info("compiling the step")
         train_step = build.train_step(config, method, mesh, abstract)
@@ -119,51 +113,41 @@ def _check(asked: dict, saved: dict, where: Run, finished: bool) -> None:
         check_finished(asked, saved, where)
 
 
-class _Evaluation:
+def _evaluation(
+    config: ConfigDict, where: Run, method: Method, board: metric_writers.MetricWriter
+) -> Callable[[int, TrainState], dict[str, float] | None]:
     """Figures and pictures of few held-out examples on the way, in log and TensorBoard."""
+    mesh, count = sharding.make_mesh(), config.train.eval_pictures
+    held_out, measure = build.held_out(config, where, count, count), build.measure(config)
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        where: Run,
-        method: Method,
-        mesh: Mesh,
-        board: metric_writers.MetricWriter,
-    ) -> None:
-        self.method, self.mesh, self.board, self.seed = method, mesh, board, config.seed
-        # As many as asked, rounded up to what the devices share out.
-        count = -(-config.train.eval_pictures // mesh.size) * mesh.size
-        examples = build.records(config, where, "eval")
-        self.held_out = build.held_out(config, examples, count, count)
-        self.measure = build.measure(config)
-
-    def __call__(self, step: int, state: TrainState) -> dict[str, float] | None:
+    def evaluate_at(step: int, state: TrainState) -> dict[str, float] | None:
         """The means over pictures, of the parameters that are sampled with; None where stopped."""
-        compared = Comparison(self.held_out, self.measure, self.mesh, len(self.held_out.indices))
+        compared = Comparison(held_out, measure, mesh, len(held_out.indices))
         try:
-            row = compared.add(
-                "SR", self.method, state.eval_params, self.seed, preemption.check_stop
-            )
+            stop = preemption.check_stop
+            row = compared.add("SR", method, state.eval_params, config.seed, stop)
         except preemption.Stopped:
             return None
-        summaries = summarise([row], self.held_out.names)
-        figures = {m: float(summaries[m].means[0]) for m in _LOGGED}
+        summaries = summarise([row], held_out.names)
+        figures = {m: summaries[m].mean(0)[0] for m in _LOGGED}
         text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        logging.info("step %d, %d held-out examples: %s", step, len(self.held_out.indices), text)
+        logging.info("step %d, %d held-out examples: %s", step, len(held_out.indices), text)
         if is_first():
-            self.board.write_scalars(step, {f"eval/{m}": v for m, v in figures.items()})
-            self.board.write_images(step, {"samples": np.asarray(compared.sheet(None))[None]})
+            board.write_scalars(step, {f"eval/{m}": v for m, v in figures.items()})
+            board.write_images(step, {"samples": np.asarray(compared.sheet(None))[None]})
         return figures
+
+    return evaluate_at
 
 
 def _write_overview(
-    board: metric_writers.MetricWriter, fields: dict, state: TrainState, where: Run, first: int
+    board: metric_writers.MetricWriter, config: ConfigDict, state: TrainState, where: Run, step: int
 ) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logging.info("%s parameters (table: --mode=show, and in TensorBoard)", f"{count:,}")
     if not is_first():
         return
-    text = json.dumps(fields, indent=2)
+    text = json.dumps(config.to_dict(), indent=2)
     write_whole(where.configuration, text.encode())
     table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-    board.write_texts(first, {"config": f"```\n{text}\n```", "parameters": f"```\n{table}\n```"})
+    board.write_texts(step, {"config": f"```\n{text}\n```", "parameters": f"```\n{table}\n```"})

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from yoda_jax.arrays import Array
 from yoda_jax.models.cpu_convolution import convolution
 
+Features = Float[Array, "B H W C"]
 Initializer = nn.initializers.Initializer
 Precision = Literal["default", "high", "highest"]
 
@@ -57,20 +58,18 @@ class Layers:
         return self.conv(features, name, kernel=2 * scale, padding=edge, **options)
 
     def dense(self, features: int, name: str) -> nn.Dense:
-        """A dense layer."""
-        return nn.Dense(
-            features, kernel_init=self.init, dtype=self.dtype, name=name, **self.arithmetic
-        )
+        shared = {"kernel_init": self.init, "dtype": self.dtype, **self.arithmetic}
+        return nn.Dense(features, name=name, **shared)
 
     def embed(
         self,
         level: Float[Array, "B"],
         features: int,
-        last_frequency_exponent: float,
+        last_exponent: float,
         activation: Callable[[Array], Array],
-    ) -> Float[Array, "B features"]:
+    ) -> Float[Array, "B D"]:
         """Two dense layers over sines and cosines of the level, called in a network's __call__."""
-        waves = sinusoidal(level, features, last_frequency_exponent).astype(self.dtype)
+        waves = sinusoidal(level, features, last_exponent).astype(self.dtype)
         h = self.dense(4 * features, "level_dense1")(waves)
         return self.dense(features, "level_dense2")(activation(h))
 
@@ -87,14 +86,14 @@ class GroupNorm(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    def __call__(self, x: Features) -> Features:
         batch, _, _, channels = x.shape
         gain = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         values = x.astype(jnp.float32)
         by_group = (batch, self.groups, channels // self.groups)
 
-        def group_mean(v: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
+        def group_mean(v: Features) -> Float[Array, "B C"]:
             mean = v.mean((1, 2)).reshape(by_group).mean(-1)
             return jnp.repeat(mean, channels // self.groups, axis=-1)
 
@@ -108,15 +107,13 @@ class GroupNorm(nn.Module):
         return (values * scale[:, None, None] + shift[:, None, None]).astype(x.dtype)
 
 
-def sinusoidal(
-    values: Float[Array, "B"], dim: int, last_frequency_exponent: float
-) -> Float[Array, "B dim"]:
+def sinusoidal(values: Float[Array, "B"], dim: int, last_exponent: float) -> Float[Array, "B D"]:
     """cat(sin, cos) of values times dim/2 frequencies from 1 down to 1e-4 ** (last exponent).
 
     SR3 divides the exponents by dim/2 (the last frequency stays above 1e-4), SRDiff by dim/2 - 1.
     """
     half = dim // 2
-    exponents = jnp.arange(half, dtype=jnp.float32) * (last_frequency_exponent / (half - 1))
+    exponents = jnp.arange(half, dtype=jnp.float32) * (last_exponent / (half - 1))
     angles = values.astype(jnp.float32)[:, None] * jnp.exp(-jnp.log(1e4) * exponents)[None]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

@@ -1,14 +1,10 @@
 """Convolutions that XLA computes fast on a CPU; elsewhere, and in value, the plain ones.
 
-CPU time without each of the three ways over that with it (jax 0.10.2, one core of an AMD EPYC with
-AVX-512, medians of paired rounds; "SR3" is `--net small` of tests/bench/step.py, "SRDiff" the
-network of configs/srdiff_small.py):
-
-| way | training step | sampling step |
-|---|---|---|
-| `_product` for the kernel's gradient | SR3 3.33, SRDiff 3.86 | as fast |
-| `_scattered` for that of a transposed convolution | SRDiff 2.04 | as fast |
-| `_cut` where nothing is padded, as after mirrored borders | SRDiff 1.19 | SRDiff 2.03 |
+Without them a CPU takes as many times as long (jax 0.10.2, one core of an AMD EPYC with AVX-512,
+medians of paired rounds; SR3 is `--net small` of tests/bench/step.py, SRDiff srdiff_small.py's):
+`_product`, the kernel's gradient: training steps of SR3 3.33, of SRDiff 3.86.
+`_scattered`, that of a transposed convolution: training steps of SRDiff 2.04.
+`_cut`, where nothing is padded as after mirrored borders: SRDiff trains 1.19, samples 2.03.
 """
 
 from collections.abc import Sequence
@@ -22,12 +18,14 @@ from jaxtyping import Float
 
 from yoda_jax.arrays import Array
 
+Image = Float[Array, "B H W C"]
+Kernel = Float[Array, "K L C D"]
 Edges = Sequence[tuple[int, int]]
 
 
 def convolution(
-    x: Float[Array, "B H W C"],
-    kernel: Float[Array, "K L C D"],
+    x: Image,
+    kernel: Kernel,
     strides: tuple[int, int],
     padding: Edges | Literal["VALID"],
     **options: Any,
@@ -60,17 +58,13 @@ def _cut(plain: Any, x: Array, kernel: Array) -> Array:
     return plain(x, kernel, padding=((0, 1), (0, 0)))[:, :-1]
 
 
-def _product(
-    edges: Edges, precision: Any, x: Float[Array, "B H W C"], kernel: Float[Array, "K L C D"]
-) -> Float[Array, "B _ _ D"]:
+def _product(edges: Edges, precision: Any, x: Image, kernel: Kernel) -> Float[Array, "B _ _ D"]:
     """The convolution as one product of matrices; so is its transpose, the kernel's gradient.
 
     out[i, j] = sum over a of (sum over b of x[i + a, j + b] K[a, b]), the inner sum for all a.
     """
     rows, columns, before, after = kernel.shape
-    height, width = (
-        n + sum(e) - k + 1 for n, e, k in zip(x.shape[1:3], edges, (rows, columns), strict=True)
-    )
+    height, width = (x.shape[i + 1] + sum(edges[i]) - kernel.shape[i] + 1 for i in range(2))
     seen = jnp.concatenate([_seen(x, 2, b - edges[1][0], width) for b in range(columns)], axis=-1)
     matrix = kernel.transpose(1, 2, 0, 3).reshape(columns * before, rows * after)
     # Of two axes, which XLA need not copy into the order that it wants, transposed neither.
@@ -79,9 +73,7 @@ def _product(
     return sum(_seen(v, 1, a - edges[0][0], height) for a, v in enumerate(inner))
 
 
-def _scattered(
-    precision: Any, x: Float[Array, "B h w C"], kernel: Float[Array, "K K C D"]
-) -> Float[Array, "B H W D"]:
+def _scattered(precision: Any, x: Image, kernel: Kernel) -> Float[Array, "B _ _ D"]:
     """The convolution of x dilated by s = K / 2: a pixel i adds the kernel to the output from s i.
 
     One product of matrices for the four quarters of the kernel, each of which fills the output.
@@ -90,9 +82,8 @@ def _scattered(
     s = kernel.shape[0] // 2
     matrix = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(before, -1)
     out = jnp.matmul(x.reshape(-1, before), matrix, precision=precision)
-    out = rearrange(
-        out, "(b h w) (u p v q d) -> u v b (h p) (w q) d", b=batch, h=height, u=2, v=2, p=s, q=s
-    )
+    quarters = "(b h w) (u p v q d) -> u v b (h p) (w q) d"
+    out = rearrange(out, quarters, b=batch, h=height, u=2, v=2, p=s, q=s)
     starts = s // 2, s // 2 - s
     return sum(
         _seen(_seen(out[u, v], 1, starts[u], s * height), 2, starts[v], s * width)
@@ -101,9 +92,7 @@ def _scattered(
     )
 
 
-def _seen(
-    v: Float[Array, "B H W C"], axis: int, start: int, length: int
-) -> Float[Array, "B h w C"]:
+def _seen(v: Image, axis: int, start: int, length: int) -> Float[Array, "B h w C"]:
     """v along an axis from `start` on, zero outside of it."""
     edges = [(0, 0, 0)] * 4
     edges[axis] = (-start, start + length - v.shape[axis], 0)

@@ -11,6 +11,8 @@ from yoda_jax.models.rrdb import RRDBNet
 from yoda_jax.models.sr3 import SR3UNet
 from yoda_jax.models.srdiff import SRDiffUNet
 
+Condition = PyTree[Float[Array, "B ..."]]
+
 
 class Network(Protocol):
     """A Flax module that makes a picture of another: at once, or of noise where it diffuses.
@@ -33,18 +35,16 @@ class Network(Protocol):
     def problem(self) -> str | None:
         """What is wrong with the hyper-parameters, beginning with the name of one, if anything."""
 
-    def condition(
-        self, lr: Float[Array, "B h w C"], lr_up: Float[Array, "B H W C"]
-    ) -> PyTree[Float[Array, "B ..."]]:
+    def condition(self, lr: Float[Array, "B h w 3"], lr_up: Float[Array, "B H W 3"]) -> Condition:
         """All that does not depend on the state, called once for a picture."""
 
     def __call__(
         self,
-        z: Float[Array, "B H W C"],
+        z: Float[Array, "B H W 3"],
         level: Float[Array, "B"],
-        condition: PyTree[Float[Array, "B ..."]],
+        condition: Condition,
         train: bool = False,
-    ) -> Float[Array, "B H W C"]:
+    ) -> Float[Array, "B H W 3"]:
         """The noise in the state z, as float32."""
 
 

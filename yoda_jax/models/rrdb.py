@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from yoda_jax.arrays import Array
-from yoda_jax.models.blocks import Layers, Precision, doubled, uniform_init
+from yoda_jax.models.blocks import Features, Layers, Precision, doubled, uniform_init
 
 DOUBLINGS = {4: 2, 8: 3}  # of the picture, by its scale
 _RESIDUAL = 0.2  # of every residual branch
@@ -26,7 +26,7 @@ class DenseBlock(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
+    def __call__(self, x: Features) -> Features:
         seen = x
         for i in range(1, 5):
             layer = self.layers.conv(self.growth, f"conv{i}")
@@ -48,7 +48,6 @@ class RRDBNet(nn.Module):
     precision: Precision = "default"
 
     def problem(self) -> str | None:
-        """What is wrong with the hyper-parameters."""
         if self.features % 2:
             return f"features={self.features} must be even."
         if self.scale not in DOUBLINGS:

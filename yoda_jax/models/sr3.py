@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from yoda_jax.arrays import Array
-from yoda_jax.models.blocks import GroupNorm, Layers, Precision, doubled, orthogonal_init
+from yoda_jax.models.blocks import Features, GroupNorm, Layers, Precision, doubled, orthogonal_init
 from yoda_jax.models.cpu_convolution import convolution
 
 
@@ -30,8 +30,8 @@ class ResnetBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B H W C"], embedding: Float[Array, "B E"], train: bool
-    ) -> Float[Array, "B H W features"]:
+        self, x: Features, embedding: Float[Array, "B E"], train: bool
+    ) -> Float[Array, "B H W D"]:
         conv, dense = self.layers.conv, self.layers.dense
         h = nn.swish(GroupNorm(self.groups, name="norm1")(x))
         h = conv(self.features, "conv1")(h)
@@ -51,7 +51,7 @@ class SelfAttention(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    def __call__(self, x: Features) -> Features:
         product = partial(jnp.einsum, **self.layers.arithmetic)
         height, width, channels = x.shape[1:]
         h = GroupNorm(self.groups, name="norm")(x)
@@ -59,9 +59,8 @@ class SelfAttention(nn.Module):
         q, k, v = rearrange(qkv, "b h w (part c) -> part b (h w) c", part=3)
         scores = product("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores / jnp.sqrt(channels), axis=-1).astype(v.dtype)
-        h = rearrange(
-            product("bqk,bkc->bqc", weights, v), "b (h w) c -> b h w c", h=height, w=width
-        )
+        h = product("bqk,bkc->bqc", weights, v)
+        h = rearrange(h, "b (h w) c -> b h w c", h=height, w=width)
         return self.layers.conv(channels, "out", kernel=1)(h) + x
 
 
@@ -69,22 +68,20 @@ class Stem(nn.Module):
     """The first convolution over cat(lr_up, z), taken apart: lr_up's part is not in the loop."""
 
     features: int
-    channels: int
     layers: Layers
 
     def setup(self) -> None:
-        shape = (3, 3, 2 * self.channels, self.features)
-        self.kernel = self.param("kernel", orthogonal_init, shape)
+        self.kernel = self.param("kernel", orthogonal_init, (3, 3, 6, self.features))
         self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
 
-    def of_picture(self, lr_up: Float[Array, "B H W C"]) -> Float[Array, "B H W features"]:
+    def of_picture(self, lr_up: Float[Array, "B H W 3"]) -> Features:
         bias = self.bias.astype(self.layers.dtype)[None, None, None]
-        return self._conv(lr_up, self.kernel[:, :, : self.channels]) + bias
+        return self._conv(lr_up, self.kernel[:, :, :3]) + bias
 
-    def of_state(self, z: Float[Array, "B H W C"]) -> Float[Array, "B H W features"]:
-        return self._conv(z, self.kernel[:, :, self.channels :])
+    def of_state(self, z: Float[Array, "B H W 3"]) -> Features:
+        return self._conv(z, self.kernel[:, :, 3:])
 
-    def _conv(self, x: Float[Array, "B H W C"], kernel: Array) -> Float[Array, "B H W features"]:
+    def _conv(self, x: Float[Array, "B H W 3"], kernel: Array) -> Features:
         x, kernel = x.astype(self.layers.dtype), kernel.astype(self.layers.dtype)
         options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), **self.layers.arithmetic}
         return convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), **options)
@@ -93,9 +90,8 @@ class Stem(nn.Module):
 class SR3UNet(nn.Module):
     """UNet with residual blocks, skips from every layer and attention at chosen resolutions.
 
-    The input's height and width must be divisible by 2 ** (len(multipliers) - 1), all widths by
-    `groups`. Whether a level has attention follows from image_size, the size of training, so the
-    parameters do not depend on the picture; the middle always has it.
+    Whether a level has attention follows from image_size, the size of training, so the parameters
+    do not depend on the picture; the middle always has it. `groups` divide all widths.
     """
 
     diffuses, continuous_level = True, True
@@ -108,19 +104,14 @@ class SR3UNet(nn.Module):
     image_size: int = 128
     groups: int = 32
     dropout: float = 0.0
-    channels: int = 3
     dtype: DTypeLike = jnp.float32
     precision: Precision = "default"
 
     @property
     def reduction(self) -> int:
-        """By which height and width are reduced at the last level."""
-        return 2 ** max(len(self.multipliers) - 1, 0)
+        return 2 ** (len(self.multipliers) - 1)
 
     def problem(self) -> str | None:
-        """What is wrong with the hyper-parameters."""
-        if not self.multipliers:
-            return "multipliers must name at least one level, found ()."
         if self.features % self.groups:  # else they divide the width of every level
             return f"groups={self.groups} must divide features={self.features}."
         sizes = [self.image_size >> level for level in range(len(self.multipliers))]
@@ -134,23 +125,21 @@ class SR3UNet(nn.Module):
 
     def setup(self) -> None:
         self.layers = Layers(orthogonal_init, self.dtype, self.precision)
-        self.stem = Stem(self.features, self.channels, self.layers)
+        self.stem = Stem(self.features, self.layers)
 
-    def condition(
-        self, lr: Float[Array, "B h w C"], lr_up: Float[Array, "B H W C"]
-    ) -> Float[Array, "B H W features"]:
-        """What the network needs of the picture, once for all steps: the stem's share of lr_up."""
+    def condition(self, lr: Float[Array, "B h w 3"], lr_up: Float[Array, "B H W 3"]) -> Features:
+        """The stem's share of lr_up, once for all steps."""
         del lr
         return self.stem.of_picture(lr_up)
 
     @nn.compact
     def __call__(
         self,
-        z: Float[Array, "B H W C"],
+        z: Float[Array, "B H W 3"],
         level: Float[Array, "B"],
-        condition: Float[Array, "B H W features"],
+        condition: Features,
         train: bool = False,
-    ) -> Float[Array, "B H W C"]:
+    ) -> Float[Array, "B H W 3"]:
         """The noise in z; level is sqrt(gamma) in (0, 1]. Returns float32."""
         conv, half = self.layers.conv, self.features // 2
         embedding = self.layers.embed(level, self.features, (half - 1) / half, nn.swish)
@@ -164,7 +153,6 @@ class SR3UNet(nn.Module):
 
         widths = [self.features * m for m in self.multipliers]
         attends = [self.image_size >> i in self.attention_resolutions for i in range(len(widths))]
-        last = len(widths) - 1
 
         x = self.stem.of_state(z) + condition
         skips = [x]
@@ -172,7 +160,7 @@ class SR3UNet(nn.Module):
             for j in range(self.blocks):
                 x = block(x, width, attends[i], f"down{i}_block{j}")
                 skips.append(x)
-            if i < last:
+            if i < len(widths) - 1:
                 x = conv(width, f"down{i}_conv", strides=2)(x)
                 skips.append(x)
 
@@ -187,4 +175,4 @@ class SR3UNet(nn.Module):
                 x = conv(widths[i], f"up{i}_conv")(doubled(x))
 
         x = nn.swish(GroupNorm(self.groups, name="final_norm")(x))
-        return conv(self.channels, "final_conv", dtype=jnp.float32)(x)
+        return conv(3, "final_conv", dtype=jnp.float32)(x)

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from yoda_jax.arrays import Array
-from yoda_jax.models.blocks import Layers, Precision, mish, uniform_init
+from yoda_jax.models.blocks import Features, Layers, Precision, mish, uniform_init
 from yoda_jax.models.rrdb import DOUBLINGS, RRDBNet
 
 
@@ -25,9 +25,7 @@ class ResidualBlock(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B H W C"], embedding: Float[Array, "B E"]
-    ) -> Float[Array, "B H W features"]:
+    def __call__(self, x: Features, embedding: Float[Array, "B E"]) -> Float[Array, "B H W D"]:
         conv, dense = self.layers.conv, self.layers.dense
         h = mish(conv(self.features, "conv1", padding="REFLECT")(x))
         h = h + dense(self.features, "level")(mish(embedding))[:, None, None]
@@ -40,12 +38,10 @@ class ResidualBlock(nn.Module):
 class SRDiffUNet(nn.Module):
     """UNet on the residual, with an RRDB encoder's features added at the first level.
 
-    The HR size must be divisible by 2 ** (len(multipliers) - 1), and encoder_blocks + 1 by 3: every
-    third of the encoder's maps is used. The encoder is trained before and stays as it is.
+    Every third of the encoder's maps is used. The encoder is trained before and stays as it is.
     """
 
     diffuses, continuous_level = True, False
-    # Parameters that training leaves alone, and the network whose training made them.
     parts: ClassVar[Mapping[str, str]] = {"encoder": "rrdb"}
 
     features: int = 64
@@ -58,13 +54,9 @@ class SRDiffUNet(nn.Module):
 
     @property
     def reduction(self) -> int:
-        """By which height and width are reduced at the last level."""
-        return 2 ** max(len(self.multipliers) - 1, 0)
+        return 2 ** (len(self.multipliers) - 1)
 
     def problem(self) -> str | None:
-        """What is wrong with the hyper-parameters."""
-        if not self.multipliers:
-            return "multipliers must name at least one level, found ()."
         if self.features % 2 or self.features < 4:
             return f"features={self.features} must be even and at least 4."
         if self.scale not in DOUBLINGS:
@@ -83,9 +75,7 @@ class SRDiffUNet(nn.Module):
         )
         self.projection = self.layers.transposed(self.features, self.scale)
 
-    def condition(
-        self, lr: Float[Array, "B h w 3"], lr_up: Float[Array, "B H W 3"]
-    ) -> Float[Array, "B H W features"]:
+    def condition(self, lr: Float[Array, "B h w 3"], lr_up: Float[Array, "B H W 3"]) -> Features:
         """The encoder's features at HR size, once for all steps."""
         del lr_up
         if self.is_initializing():  # the layers that make the encoder's picture as well
@@ -98,7 +88,7 @@ class SRDiffUNet(nn.Module):
         self,
         z: Float[Array, "B H W 3"],
         level: Float[Array, "B"],
-        condition: Float[Array, "B H W features"],
+        condition: Features,
         train: bool = False,
     ) -> Float[Array, "B H W 3"]:
         """The noise in z; level is the step in 0..T-1. Returns float32."""
@@ -106,7 +96,6 @@ class SRDiffUNet(nn.Module):
         conv = self.layers.conv
         embedding = self.layers.embed(level, self.features, 1.0, mish)
         widths = [self.features * m for m in self.multipliers]
-        last = len(widths) - 1
 
         def blocks(x: Array, width: int, name: str) -> Array:
             for j in range(2):
@@ -119,7 +108,7 @@ class SRDiffUNet(nn.Module):
             if i == 0:
                 x = x + condition
             skips.append(x)
-            if i < last:
+            if i < len(widths) - 1:
                 x = conv(width, f"down{i}_conv", strides=2, padding="REFLECT")(x)
         x = blocks(x, widths[-1], "mid")
         for i in reversed(range(1, len(widths))):
