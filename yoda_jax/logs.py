@@ -8,7 +8,9 @@ from pathlib import Path
 from absl import logging
 
 _OURS = str(Path(__file__).parent) + os.sep
-_CLU = f"{os.sep}clu{os.sep}"
+_CLU, _ORBAX = f"{os.sep}clu{os.sep}", f"{os.sep}orbax{os.sep}"
+# TFDS recommends it in every process; Orbax warns so after a checkpoint that it could not write.
+_USELESS = ("OpenCV is not", "Skipping merge of OCDBT checkpoints")
 _SECONDS = 10  # between two lines of the same work
 
 
@@ -21,10 +23,12 @@ def set_up_log() -> None:
 
 
 def worth_reading(record: std_logging.LogRecord) -> bool:
-    """Whether a line is ours, clu's or a warning; TFDS recommends OpenCV in every process."""
-    ours = record.pathname.startswith(_OURS) or _CLU in record.pathname
-    warning = record.levelno >= std_logging.WARNING and "OpenCV is not" not in record.getMessage()
-    return ours or warning
+    """Whether a line is ours, clu's, or a warning that is not said by us or of no use here."""
+    if record.pathname.startswith(_OURS) or _CLU in record.pathname:
+        return True
+    said = _ORBAX in record.pathname and record.exc_info  # what cannot be written is our sentence
+    useless = any(words in record.getMessage() for words in _USELESS)
+    return record.levelno >= std_logging.WARNING and not (said or useless)
 
 
 class Eta:
