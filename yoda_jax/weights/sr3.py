@@ -1,15 +1,14 @@
-"""Names of the public SR3 checkpoints to and from parameters of `models.sr3.SR3UNet`.
+"""Names of the public SR3 checkpoints for parameters of `models.sr3.SR3UNet`.
 
 The names are those of github.com/Janspiry/Image-Super-Resolution-via-Iterative-Refinement.
 """
 
 from collections.abc import Mapping
 
-import numpy as np
 from flax.traverse_util import flatten_dict
 
 from yoda_jax.models.sr3 import SR3UNet
-from yoda_jax.weights import strict
+from yoda_jax.weights.strict import Path
 
 # Within a residual block, our layer -> the reference's, in the order of its file.
 _BLOCK = {
@@ -46,7 +45,7 @@ def _modules(network: SR3UNet) -> dict[str, str]:
     }
 
 
-def reference_names(network: SR3UNet, params: Mapping) -> dict[strict.Path, str]:
+def reference_names(network: SR3UNet, params: Mapping) -> dict[Path, str]:
     """The reference's entry for each of our parameters (a nested path), in file order.
 
     params may hold arrays or shapes; it decides which blocks have attention and shortcuts.
@@ -63,13 +62,3 @@ def reference_names(network: SR3UNet, params: Mapping) -> dict[strict.Path, str]
         for leaf, entry in _LEAVES.items()
         if (*layer, leaf) in paths
     }
-
-
-def from_reference(network: SR3UNet, entries: Mapping[str, np.ndarray], params: Mapping) -> dict:
-    """Parameters from entries named as in the reference (without `denoise_fn.`); see `strict`.
-
-    params gives the expected shapes. Raises UserError where an entry does not fit.
-    """
-    advice = "name a whole file of the public code's own network"
-    names = reference_names(network, params)
-    return strict.load("The SR3 entries", entries, names, params, advice)

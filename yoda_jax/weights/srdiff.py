@@ -1,4 +1,4 @@
-"""Names of the public SRDiff and RRDB checkpoints to and from our parameters.
+"""Names of the public SRDiff and RRDB checkpoints for our parameters.
 
 The names are those of github.com/LeiaLi/SRDiff, for RRDB also of xinntao/ESRGAN and BasicSR.
 """
@@ -93,14 +93,3 @@ def transposed(path: strict.Path) -> bool:
 def axes(path: strict.Path, ndim: int) -> tuple[int, ...]:
     """The order of the reference's axes in ours."""
     return (2, 3, 0, 1) if transposed(path) and ndim == 4 else strict.channels_last(path, ndim)
-
-
-def from_reference(entries: Mapping[str, np.ndarray], params: Mapping) -> dict:
-    """Parameters of an SRDiffUNet or an RRDBNet from entries named as in the reference.
-
-    params gives the expected shapes. The reference's schedule tables are no parameters and must not
-    be among the entries. Raises UserError where an entry does not fit; see `strict`.
-    """
-    what = f"The {'SRDiff' if 'encoder' in params else 'RRDB'} entries"
-    advice = "name a whole file of the public code's own network"
-    return strict.load(what, entries, reference_names(params), params, advice, axes)

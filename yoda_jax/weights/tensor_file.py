@@ -60,20 +60,14 @@ def weights_digest(path: str | os.PathLike) -> str:
 
 
 def _head(path: Path) -> bytes:
-    """The first 64 bytes; raises UserError for no readable file and for a Git LFS pointer."""
+    """The first 64 bytes; raises UserError where they cannot be read."""
     try:
         with path.open("rb") as file:
-            head = file.read(64)
+            return file.read(64)
     except OSError as error:
         found = (error.strerror or str(error)).lower()
         problem = f"{path} must be a weights file, found: {found}; correct the path."
         raise UserError(problem) from error
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(
-            f"{path} must hold weights, found a Git LFS pointer to them; run `git lfs pull` in its "
-            "repository or download the file itself."
-        )
-    return head
 
 
 def _opened(path: Path, read: Callable[[Path], dict], expected: str) -> dict:
@@ -93,7 +87,7 @@ def _opened(path: Path, read: Callable[[Path], dict], expected: str) -> dict:
         elif "Object arrays" in str(error):
             found = "arrays of pickled Python objects, which could run code"
         elif head.isascii() and head.decode().replace("\n", " ").rstrip().isprintable():
-            found = f"text that begins with {head[:20].decode()!r}"
+            found = f"text that begins with {head[:24].decode()!r}"
         else:
             found = f"a truncated or damaged file or another format ({type(error).__name__})"
         raise UserError(
