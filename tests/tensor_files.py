@@ -23,6 +23,17 @@ def save(path: Path, content: Mapping) -> str:
     return str(path)
 
 
+def flat(nested: Mapping, before: str = "") -> dict:
+    """What nested dictionaries hold by dotted names, arrays alone."""
+    found = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{before}{key}.")
+        elif isinstance(value, np.ndarray | np.generic):
+            found[f"{before}{key}"] = value
+    return found
+
+
 def _tensors(value):
     import torch
 

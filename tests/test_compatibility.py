@@ -42,6 +42,7 @@ def test_a_run_from_before_a_field_goes_on_as_it_did():
     config = default.get_config().to_dict()
     saved = json.loads(json.dumps(config))
     del saved["mask"]["times"]
+    saved = compatibility.completed(saved)
     message = "runs/a was trained with mask.times='uniform'.*add --config.mask.times=uniform, or"
     with pytest.raises(UserError, match=message):
         compatibility.check_trained_with(config, saved, "runs/a", training=True)

@@ -10,24 +10,28 @@ from yoda_jax import logs
 PACKAGE = Path(logs.__file__).parent
 
 
+# In a checkout that is named like the package.
+ORBAX = PACKAGE.parent / ".venv/lib/orbax/checkpoint/handler.py"
+RAISED = (OSError, OSError(28, "No space left on device"), None)
+
+
 @pytest.mark.parametrize(
-    ("path", "level", "message", "shown"),
+    ("path", "level", "message", "raised", "shown"),
     [
-        (PACKAGE / "jobs/train.py", logging.INFO, "starting", True),
-        (Path("/v/site-packages/clu/metric_writers/logging_writer.py"), logging.INFO, "[5]", True),
-        # A checkout named like the package, with its environment within.
-        (PACKAGE.parent / ".venv/lib/orbax/handler.py", logging.INFO, "saving", False),
-        (PACKAGE.parent / ".venv/lib/orbax/handler.py", logging.WARNING, "slow", True),
-        (
-            Path("/v/tensorflow_datasets/image.py"),
-            logging.WARNING,
-            "OpenCV is not installed",
-            False,
-        ),
+        (PACKAGE / "jobs/train.py", logging.INFO, "starting", None, True),
+        (PACKAGE / "jobs/train.py", logging.ERROR, "a fault", RAISED, True),
+        (Path("/v/clu/metric_writers/logging_writer.py"), logging.INFO, "[5]", None, True),
+        (ORBAX, logging.INFO, "saving", None, False),
+        (ORBAX, logging.WARNING, "slow", None, True),
+        # A full disk is told in a sentence of ours.
+        (ORBAX, logging.ERROR, "Failed to run 2 Handler Commit operations", RAISED, False),
+        (ORBAX, logging.WARNING, "Skipping merge of OCDBT checkpoints: No", None, False),
+        (Path("/v/other/file.py"), logging.ERROR, "a fault", RAISED, True),
+        (Path("/v/tfds/image.py"), logging.WARNING, "OpenCV is not installed", None, False),
     ],
 )
-def test_what_is_shown(path, level, message, shown):
-    record = logging.LogRecord("absl", level, str(path), 1, message, None, None)
+def test_what_is_shown(path, level, message, raised, shown):
+    record = logging.LogRecord("absl", level, str(path), 1, message, None, raised)
     assert logs.worth_reading(record) == shown
 
 

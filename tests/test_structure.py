@@ -23,6 +23,7 @@ ALLOWED = {
     "compatibility": {"errors"},
     "runs": {"errors"},
     "processes": {"errors"},
+    "preemption": {"processes"},
     "diffusion": {"diffusion"},
     "models": {"models", "diffusion"},
     "attention": {"attention", "models", "errors", "prefetch"},
@@ -40,9 +41,9 @@ ALLOWED = {
     },
     "jobs": {
         *("jobs", "configuration", "evaluation", "data", "weights", "attention", "training"),
-        *("models", "diffusion", *METHOD, *BASE),
+        *("models", "diffusion", "preemption", *METHOD, *BASE),
     },
-    "main": {"configuration", "training", *BASE},
+    "main": {"configuration", "training", "preemption", *BASE},
 }
 
 # Packages that only some places may know.
@@ -50,7 +51,8 @@ CONFINED = {
     "tensorflow": {"data"},
     "tensorflow_datasets": {"data"},
     "orbax": {"training/checkpoints"},
-    "clu": {"jobs", "training/progress"},
+    "tensorstore": {"training/checkpoint_folder"},
+    "clu": {"jobs", "training/events", "training/progress"},
     "ml_collections": {"configuration", "jobs", "main"},
     "flax": {"models", "weights", "yoda", "regression"},
     "optax": {"training", "configuration/build"},

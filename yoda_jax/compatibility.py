@@ -4,7 +4,7 @@ Configurations are plain nested dictionaries here, as checkpoints and reports ke
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from yoda_jax.errors import UserError
@@ -67,51 +67,45 @@ def flag(name: str, value: object) -> str:
     return f"--config.{name}={value}"
 
 
-def _different(asked: Mapping, saved: Mapping, names: list[str]) -> str | None:
-    """The first field that differs; JSON keeps tuples as lists."""
-    for name in names:
-        group, field = name.split(".")
-        now, then = asked[group].get(field), saved[group].get(field)
-        if (list(now) if isinstance(now, tuple) else now) != then:
-            return name
-    return None
+def _value(fields: Mapping[str, Any], name: str) -> Any:
+    """The field called `name`; JSON keeps tuples as lists."""
+    group, _, field = name.partition(".")
+    value = fields[group].get(field) if field else fields[group]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _different(asked: Mapping, saved: Mapping, names: Iterable[str]) -> tuple[str, Any, Any] | None:
+    """The first field that differs, with what was saved and what is asked for."""
+    values = ((name, _value(saved, name), _value(asked, name)) for name in names)
+    return next((found for found in values if found[1] != found[2]), None)
 
 
 def check_trained_with(asked: Mapping, saved: Mapping, where: object, training: bool) -> None:
     """Raises UserError where a checkpoint was trained otherwise than the configuration asked for.
 
     What only changes how the run goes on (steps, learning rate, batch) may differ; to sample, mask
-    and seed may differ too. `saved` is completed here.
+    and seed may differ too. `saved` is a completed configuration.
     """
-    saved = completed(saved)
     names = [f"{group}.{field}" for group in ("model", "diffusion") for field in asked[group]]
     names = [name for name in names if name not in _FREE] + ["data.scale", "data.resampling"]
     if training:
         masked = asked["mask"]["enabled"] and saved["mask"]["enabled"]
         names += [f"mask.{field}" for field in asked["mask"] if masked or field == "enabled"]
-        names += ["attention.aggregate", "attention.normalise_heads", "data.patch"]
-    if name := _different(asked, saved, names):
-        group, field = name.split(".")
+        names += ["attention.aggregate", "attention.normalise_heads", "data.patch", "seed"]
+    if found := _different(asked, saved, names):
+        name, then, now = found
         raise UserError(
-            f"The checkpoint in {where} was trained with {name}={saved[group].get(field)!r}, this "
-            f"configuration says {asked[group][field]!r}; add "
-            f"{flag(name, saved[group].get(field))}, or use another --workdir."
-        )
-    if training and saved["seed"] != asked["seed"]:
-        raise UserError(
-            f"The checkpoint in {where} was trained with seed={saved['seed']}, this configuration "
-            f"says {asked['seed']}; add --config.seed={saved['seed']}, or use another --workdir."
+            f"The checkpoint in {where} was trained with {name}={then!r}, this configuration says "
+            f"{now!r}; add {flag(name, then)}, or use another --workdir."
         )
 
 
 def check_finished(asked: Mapping, saved: Mapping, where: object) -> None:
     """Raises UserError where a run that has all its steps was steered otherwise than asked for."""
-    saved = completed(saved)
-    if name := _different(asked, saved, list(_STEERING)):
-        group, field = name.split(".")
+    if found := _different(asked, saved, _STEERING):
+        name, then, now = found
         raise UserError(
             f"{where} has its {asked['train']['steps']} steps already, trained with "
-            f"{name}={saved[group][field]!r}, this configuration says {asked[group][field]!r}; "
-            "raise --config.train.steps to go on with it, evaluate what is there by --mode=eval, "
-            "or use another --workdir."
+            f"{name}={then!r}, this configuration says {now!r}; raise --config.train.steps to go "
+            "on with it, evaluate what is there by --mode=eval, or use another --workdir."
         )

@@ -8,7 +8,9 @@ from pathlib import Path
 from absl import logging
 
 _OURS = str(Path(__file__).parent) + os.sep
-_CLU = f"{os.sep}clu{os.sep}"
+_CLU, _ORBAX = f"{os.sep}clu{os.sep}", f"{os.sep}orbax{os.sep}"
+# TFDS recommends it in every process; Orbax warns so after a checkpoint that it could not write.
+_USELESS = ("OpenCV is not", "Skipping merge of OCDBT checkpoints")
 _SECONDS = 10  # between two lines of the same work
 
 
@@ -21,17 +23,19 @@ def set_up_log() -> None:
 
 
 def worth_reading(record: std_logging.LogRecord) -> bool:
-    """Whether a line is ours, clu's or a warning; TFDS recommends OpenCV in every process."""
-    ours = record.pathname.startswith(_OURS) or _CLU in record.pathname
-    warning = record.levelno >= std_logging.WARNING and "OpenCV is not" not in record.getMessage()
-    return ours or warning
+    """Whether a line is ours, clu's, or a warning that is not said by us or of no use here."""
+    if record.pathname.startswith(_OURS) or _CLU in record.pathname:
+        return True
+    said = _ORBAX in record.pathname and record.exc_info  # what cannot be written is our sentence
+    useless = any(words in record.getMessage() for words in _USELESS)
+    return record.levelno >= std_logging.WARNING and not (said or useless)
 
 
 class Eta:
-    """Logs how far long work is and how long it takes yet, every ten seconds."""
+    """Logs how many pictures of long work are done and how long it takes yet, now and then."""
 
-    def __init__(self, what: str, total: int, unit: str = "pictures") -> None:
-        self._what, self._total, self._unit = what, total, unit
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
         self._started = self._last = time.monotonic()
 
     def reached(self, done: float) -> None:
@@ -41,7 +45,6 @@ class Eta:
             return
         self._last, rate = now, done / (now - self._started)
         logging.info(
-            "%s: %.0f of %d %s, %.2g %s/s, about %.0f s left",
-            *(self._what, done, self._total, self._unit, rate, self._unit),
-            (self._total - done) / rate,
+            "%s: %.0f of %d pictures, %.2g pictures/s, about %.0f s left",
+            *(self._what, done, self._total, rate, (self._total - done) / rate),
         )

@@ -34,13 +34,10 @@ JOBS = {
     "import": "import_weights",
     "export": "export_weights",
 }
-# Modes that take a run's own configuration where none is given.
-_OF_A_RUN = ("eval", "export", "show")
-# Modes for which no pictures need to be named.
-_WITHOUT_SOURCE = ("show", "import", "export")
+_OF_A_RUN = ("eval", "export", "show")  # take a run's own configuration where none is given
+_WITHOUT_SOURCE = ("show", "import", "export")  # need no pictures to be named
 # What only some modes take: flag -> modes.
 _TAKEN_BY = {"input": ("import",), "output": ("export",), "step": ("eval", "export")}
-_NEEDED = ("input", "output")
 # Errors of a file that a user can mend; others are ours and keep their traceback.
 _OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
@@ -64,31 +61,31 @@ def _define_config(argv: Sequence[str]) -> None:
     --config.field=... can change a field of it.
     """
     given = flags.FlagValues()
-    flags.DEFINE_string("config", "", "", flag_values=given)
-    flags.DEFINE_string("mode", "", "", flag_values=given)
-    flags.DEFINE_string("workdir", "", "", flag_values=given)
+    for name in ("config", "mode", "workdir"):
+        flags.DEFINE_string(name, "", "", flag_values=given)
     flags.DEFINE_integer("step", None, "", flag_values=given)
     given(argv, known_only=True)
-    if not given.config and given.workdir and given.mode in _OF_A_RUN:
-        config = restore.configuration(Run(given.workdir), given.step)
+    path = given.config.partition(":")[0]  # a variant may follow
+    if path and Path(path).is_file():
+        config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+    elif path:
+        raise UserError(f"--config={path} does not exist; give a file, see configs/.")
+    elif given.workdir and given.mode in _OF_A_RUN:
+        run = Run(given.workdir)
+        config = restore.configuration(run, given.step)
         if config is None:
-            steps = CheckpointFolder(Run(given.workdir).checkpoints).steps()
+            steps = CheckpointFolder(run.checkpoints).steps()
             found = f" of step {given.step}, but of {', '.join(map(str, steps))}" if steps else ""
             raise UserError(
-                f"{Run(given.workdir)} holds no checkpoint{found}; give the --workdir of a run "
-                "that saved one, or a --config."
+                f"{run} holds no checkpoint{found}; give the --workdir of a run that saved one, or "
+                "a --config."
             )
         config_flags.DEFINE_config_dict("config", config)
-        return
-    path = given.config.partition(":")[0]  # a variant may follow
-    if not path:
+    else:
         raise UserError(
             "--config is not set; give a file, for example --config=configs/demo.py (eval, export "
             "and show of a --workdir need none)."
         )
-    if not Path(path).is_file():
-        raise UserError(f"--config={path} does not exist; give a file, see configs/.")
-    config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 
 
 def _run(argv: Sequence[str]) -> None:
@@ -102,7 +99,10 @@ def _run(argv: Sequence[str]) -> None:
     if mode not in _WITHOUT_SOURCE:
         fields.require_source(config)
     options = _options(mode)
-    workdir = _WORKDIR.value or config.workdir or f"runs/{Path(_config_file()).stem}"
+    workdir = _WORKDIR.value or config.workdir
+    if not workdir:
+        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        workdir = f"runs/{Path(file.partition(':')[0]).stem}"
     for path in (workdir, config.data.records, config.model.encoder):
         check_bucket(path)
     train = config.train
@@ -119,14 +119,9 @@ def _run(argv: Sequence[str]) -> None:
             jax.default_backend(),
         )
         if mode not in ("precompute", "import"):
-            runs = [Run(workdir), *(Run(workdir).within(half) for half in ("base", "yoda"))]
-            config = restore.with_encoder(config, *runs)
+            run = Run(workdir)
+            config = restore.with_encoder(config, run, run.within("base"), run.within("yoda"))
         import_module(f"yoda_jax.jobs.{JOBS[mode]}").run(config, workdir, **options)
-
-
-def _config_file() -> str:
-    """The configuration's file; a variant may follow its name after a colon."""
-    return config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
 
 
 def _options(mode: str) -> dict[str, Any]:
@@ -134,12 +129,14 @@ def _options(mode: str) -> dict[str, Any]:
     options = {}
     for name, modes in _TAKEN_BY.items():
         value = flags.FLAGS[name].value
-        if value is not None and mode not in modes:
-            raise UserError(f"--{name} is of --mode={' or '.join(modes)}, found --mode={mode}.")
-        if mode in modes and name in _NEEDED and not value:
-            raise UserError(f"--mode={mode} needs --{name}=FILE, found none.")
         if mode in modes:
-            options[name] = on_a_disk(f"--{name}", value) if name == "input" else value
+            options[name] = value
+            if not value and name != "step":
+                raise UserError(f"--mode={mode} needs --{name}=FILE, found none.")
+            if name == "input":
+                on_a_disk("--input", value)
+        elif value is not None:
+            raise UserError(f"--{name} is of --mode={' or '.join(modes)}, found --mode={mode}.")
     return options
 
 

@@ -24,13 +24,8 @@ class Method(Protocol):
     was put together but through the keys, one a picture.
     """
 
-    @property
-    def scale(self) -> int:
-        """HR size / LR size."""
-
-    @property
-    def resampling(self) -> Resampling:
-        """The bicubic rule by which LR pictures are made and enlarged."""
+    scale: int  # HR size / LR size
+    resampling: Resampling  # by which LR pictures are made and enlarged
 
     def init(self, key: Key[Array, ""], lr_size: int) -> Params:
         """Parameters for square LR pictures of that size (any size gives the same shapes)."""

@@ -41,17 +41,20 @@ def join_processes(distributed: str, time_limit: float = 300.0) -> None:
     """
     if distributed == "none":
         return
-    arguments, partner = _arguments(distributed)
+    arguments, partner = (), "the other processes of the cluster"
+    if distributed != "auto":
+        host, port, count, index = _address(distributed)
+        arguments = distributed.split(",")[0], count, index
+        partner = f"process 0 at {host}:{port} and all others of {count} processes"
+        if index == 0:
+            partner = f"the other {count - 1} of {count} processes at port {port}"
     failures: list[Exception] = []
 
     def join() -> None:
         try:
             # Past its own limit JAX would abort; ours comes first.
-            jax.distributed.initialize(
-                *arguments,
-                initialization_timeout=int(time_limit) + 600,
-                heartbeat_timeout_seconds=30,
-            )
+            limits = {"initialization_timeout": int(time_limit) + 600}
+            jax.distributed.initialize(*arguments, **limits, heartbeat_timeout_seconds=30)
         except Exception as error:
             failures.append(error)
 
@@ -61,36 +64,33 @@ def join_processes(distributed: str, time_limit: float = 300.0) -> None:
     while thread.is_alive() and (left := start + time_limit - time.monotonic()) > 0:
         thread.join(min(left, 10.0))
         if thread.is_alive():
-            logging.info("waiting for %s, %.0f s so far", partner(), time.monotonic() - start)
-    if thread.is_alive():
-        leave_at_once(2)
-        raise UserError(
-            f"--distributed={distributed} has waited {time_limit:.0f} s for {partner()}; start all "
-            "processes with one address and COUNT, each with its INDEX from 0 on, and see the "
-            "others' logs and the network between them."
-        )
-    if not failures:
+            logging.info("waiting for %s, %.0f s so far", partner, time.monotonic() - start)
+    if not thread.is_alive() and not failures:
         return
-    reason = str(failures[0]).partition("\n")[0]
+    reason = str(failures[0]).partition("\n")[0] if failures else ""
     if distributed == "auto" and "coordinator_address" in reason:
         raise UserError(
             "--distributed=auto must run on a TPU pod or under a scheduler that JAX knows (srun, "
             "mpirun, Kubernetes), found neither; use HOST:PORT,COUNT,INDEX, or none for one "
             "process."
-        ) from failures[0]
+        )
     leave_at_once(2)
+    if failures:
+        raise UserError(
+            f"--distributed={distributed} could not join the processes: {reason}; choose another "
+            "port, and start all processes anew."
+        ) from failures[0]
     raise UserError(
-        f"--distributed={distributed} could not join the processes: {reason}; choose another port, "
-        "and start all processes anew."
-    ) from failures[0]
+        f"--distributed={distributed} has waited {time_limit:.0f} s for {partner}; start all "
+        "processes with one address and COUNT, each with its INDEX from 0 on, and see the others' "
+        "logs and the network between them."
+    )
 
 
-def _arguments(distributed: str) -> tuple[tuple[str, int, int] | tuple[()], Callable[[], str]]:
-    """(what JAX is told, whom this process waits for), of an address that was tried."""
-    if distributed == "auto":
-        return (), lambda: "the other processes of the cluster"
+def _address(distributed: str) -> tuple[str, int, int, int]:
+    """(host, port, COUNT, INDEX); tries the host, and the port where it is this process's."""
     found = re.fullmatch(r"\[?([^\[\],]+)\]?:(\d{1,5}),(\d{1,6}),(\d{1,6})", distributed)
-    host, port, count, index = [found[1], *map(int, found.groups()[1:])] if found else ("", 0, 0, 0)
+    host, port, count, index = (found[1], *map(int, found.groups()[1:])) if found else ("", 0, 0, 0)
     if not (0 < port < 2**16 and index < count):
         raise UserError(
             "--distributed must be none, auto or HOST:PORT,COUNT,INDEX with INDEX from 0 to "
@@ -113,15 +113,7 @@ def _arguments(distributed: str) -> tuple[tuple[str, int, int] | tuple[()], Call
             f"--distributed={distributed} must name a free port of this machine, found {port} is "
             f"not ({os.strerror(error.errno)}); choose another, the same for all processes."
         ) from error
-
-    def partner() -> str:
-        if index == 0:
-            return f"the other {count - 1} of {count} processes at port {port}"
-        with contextlib.suppress(OSError), socket.create_connection((host, port), 1.0):
-            return f"the rest of {count} processes, with process 0 at {host}:{port}"
-        return f"process 0 at {host}:{port}"
-
-    return (distributed.split(",")[0], count, index), partner
+    return host, port, count, index
 
 
 def is_first() -> bool:
@@ -135,8 +127,7 @@ def together(step: Callable[[], _Result]) -> _Result:
     Raises the step's own error, and in the other processes a UserError that names the one that
     failed.
     """
-    failure: Exception | None = None
-    result = None
+    failure = result = None
     try:
         result = step()
     except Exception as error:  # raised again below, once the others know
@@ -175,12 +166,11 @@ def ending_together() -> Iterator[None]:
     They may wait for it in a collective, which no exception reaches. So each looks from a thread
     whether another one has failed. One that dies without a word ends them by its heart-beat.
     """
-    client = coordination.global_state.client
+    client, index = coordination.global_state.client, coordination.global_state.process_id
     if client is None:
         yield
         return
-    index, speaks = coordination.global_state.process_id, threading.Lock()
-    done = threading.Event()
+    speaks, done = threading.Lock(), threading.Event()
     # Process 0 keeps the store of keys, so it leaves last.
     patience = _SECONDS_TO_BE_HEARD if index == 0 else 0.0
 
@@ -208,13 +198,13 @@ def ending_together() -> Iterator[None]:
                 client.key_value_set(_FAILED, f"Process {index} has failed: {text[:1000]}")
         lost = "Gloo" in text  # the collectives of CPUs, which see a closed connection
         leave_at_once(2 if lost or isinstance(error, UserError | OSError) else 1, patience)
-        if lost:
-            raise UserError(
-                said
-                or f"Another process has ended ({text[:200]}); its own log says why: start all "
-                "processes again, and the run goes on from its last checkpoint."
-            ) from error
-        raise
+        if not lost:
+            raise
+        raise UserError(
+            said
+            or f"Another process has ended ({text[:200]}); its own log says why: start all "
+            "processes again, and the run goes on from its last checkpoint."
+        ) from error
     finally:
         done.set()
 

@@ -71,19 +71,12 @@ class Run:
 
     def __init__(self, workdir: str | os.PathLike) -> None:
         self.folder = located(workdir)
+        self.checkpoints = self.folder / "checkpoints"
+        # A copy for people of the configuration that it runs with; checkpoints have their own.
+        self.configuration = self.folder / "config.json"
 
     def __str__(self) -> str:
         return os.fspath(self.folder)
-
-    @property
-    def checkpoints(self) -> epath.Path:
-        """The folder of its checkpoints."""
-        return self.folder / "checkpoints"
-
-    @property
-    def configuration(self) -> epath.Path:
-        """A copy for people of the configuration that it runs with; checkpoints have their own."""
-        return self.folder / "config.json"
 
     def records(self, split: str, elsewhere: str = "") -> epath.Path:
         """The folder of the records of a split ("train" or "eval"), its own or those elsewhere."""

@@ -12,7 +12,7 @@ from tests.bench.side import Batch, Entries, Side
 from yoda_jax.diffusion.loss import Diagnostics
 from yoda_jax.models.sr3 import SR3UNet
 from yoda_jax.training import sharding
-from yoda_jax.weights.sr3 import from_reference
+from yoda_jax.weights.public import from_public
 
 
 def side(hyper: tuple[Any, ...], entries: Entries, batch: Batch) -> Side:
@@ -35,7 +35,7 @@ def side(hyper: tuple[Any, ...], entries: Entries, batch: Batch) -> Side:
     inputs = [placed[name] for name in ("noise", "level", "lr_up")]
     init = partial(network.init, method=predict)
     shapes = jax.eval_shape(init, jax.random.key(0), *inputs)["params"]
-    params = from_reference(network, entries, shapes)
+    params = from_public(network, entries, shapes)
     params = jax.device_put(params, sharding.replicated(mesh))
     forward = compiled(
         "forward",

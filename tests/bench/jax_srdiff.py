@@ -13,7 +13,7 @@ from tests.bench.side import Batch, Entries, Side
 from yoda_jax.diffusion.loss import Diagnostics
 from yoda_jax.models.srdiff import SRDiffUNet
 from yoda_jax.training import sharding
-from yoda_jax.weights.srdiff import from_reference
+from yoda_jax.weights.public import from_public
 
 
 def side(hyper: tuple[Any, ...], entries: Entries, batch: Batch) -> Side:
@@ -42,7 +42,8 @@ def side(hyper: tuple[Any, ...], entries: Entries, batch: Batch) -> Side:
 
     placed = sharding.share_out(mesh, batch)
     shapes = jax.eval_shape(nn.init(predict, network), jax.random.key(0), placed)["params"]
-    params = jax.device_put(from_reference(entries, shapes), sharding.replicated(mesh))
+    params = from_public(network, entries, shapes)
+    params = jax.device_put(params, sharding.replicated(mesh))
     variables = {"params": params}
 
     conditioned = compiled("condition", nn.apply(condition, network), variables, placed)

@@ -9,7 +9,8 @@ import numpy as np
 from golden.recipe import recipe
 
 from yoda_jax.models.sr3 import SR3UNet
-from yoda_jax.weights.sr3 import from_reference, reference_names
+from yoda_jax.weights.public import from_public
+from yoda_jax.weights.sr3 import reference_names
 
 GOLDEN = Path(__file__).parent / "sr3_tiny.npz"
 KEYS = Path(__file__).parent / "sr3_keys.json"
@@ -57,4 +58,4 @@ def parameters() -> dict:
     entries = json.loads(KEYS.read_text())["tiny"]["entries"]
     drawn = recipe([(name, tuple(shape)) for name, shape in entries.items()], seed=1234)
     assert set(drawn) == set(reference_names(net, shapes).values())
-    return from_reference(net, drawn, shapes)
+    return from_public(net, drawn, shapes)

@@ -11,7 +11,7 @@ from golden.recipe import recipe
 
 from yoda_jax.models.rrdb import RRDBNet
 from yoda_jax.models.srdiff import SRDiffUNet
-from yoda_jax.weights.srdiff import from_reference
+from yoda_jax.weights.public import from_public
 
 GOLDEN = Path(__file__).parent / "srdiff_tiny.npz"
 KEYS = Path(__file__).parent / "srdiff_keys.json"
@@ -63,4 +63,4 @@ def drawn_entries() -> dict[str, np.ndarray]:
 
 def parameters() -> dict:
     """Parameters of `network()`, those of `encoder()` as its encoder."""
-    return from_reference(drawn_entries(), shapes_of(network()))
+    return from_public(network(), drawn_entries(), shapes_of(network()))

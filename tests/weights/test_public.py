@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from golden import sr3, srdiff
 from golden.recipe import recipe
+from tensor_files import flat
 
 from yoda_jax.errors import UserError
 from yoda_jax.weights import public
@@ -81,7 +82,7 @@ NETWORKS = {"sr3": sr3.network, "srdiff": srdiff.network, "rrdb": srdiff.encoder
 @pytest.mark.parametrize("name", SAVED)
 def test_a_saved_file_is_recognised_and_unwrapped(name):
     saved, expected = SAVED[name]()
-    found, entries, betas = public.entries_of(saved)
+    found, entries, betas = public.entries_of(flat(saved))
     assert found == name
     assert_same(entries, expected)
     if name == "rrdb":
@@ -95,7 +96,7 @@ def test_the_inner_dictionary_alone_is_the_same_file(name):
     saved, _ = SAVED[name]()
     inner = saved.get("state_dict", {}).get("model", saved)
     for form in (inner, {"state_dict": inner}, {"model": inner}):
-        assert_same(public.entries_of(form)[1], public.entries_of(saved)[1])
+        assert_same(public.entries_of(flat(form))[1], public.entries_of(flat(saved))[1])
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def shapes_of(name: str) -> dict:
 def test_there_and_back_is_bit_equal(name):
     network, shapes = NETWORKS[name](), shapes_of(name)
     saved, _ = SAVED[name]()
-    _, entries, _ = public.entries_of(saved)
+    _, entries, _ = public.entries_of(flat(saved))
     params = public.from_public(network, entries, shapes)
     back = public.to_public(network, params)
     expected = prefixed(entries) if name == "sr3" else entries

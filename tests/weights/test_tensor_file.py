@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tensor_files import save
 
 from yoda_jax.errors import UserError
-from yoda_jax.weights.tensor_file import read_tensors, sha256
+from yoda_jax.weights.tensor_file import read_tensors, weights_digest
 
 both_formats = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -103,7 +103,7 @@ def test_torch_halves_come_as_float32_and_parameters_as_arrays(tmp_path, zipped)
 
 @needs_torch
 @both_formats
-def test_a_dino_training_checkpoint_is_read_with_its_namespace(tmp_path, zipped):
+def test_a_dino_training_checkpoint_is_read_in_spite_of_its_namespace(tmp_path, zipped):
     import torch
 
     network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
@@ -120,15 +120,12 @@ def test_a_dino_training_checkpoint_is_read_with_its_namespace(tmp_path, zipped)
     }
     torch.save(checkpoint, tmp_path / "full.pth", _use_new_zipfile_serialization=zipped)
     read = read_tensors(tmp_path / "full.pth")
-    assert read.keys() == checkpoint.keys()
-    assert (read["epoch"], read["args"], read["fp16_scaler"]) == (99, checkpoint["args"], None)
-    assert type(read["student"]) is dict
+    assert {name.partition(".")[0] for name in read} == {"student", "teacher", "optimizer"}
     weight = checkpoint["teacher"]["backbone.0.weight"].numpy()
-    np.testing.assert_array_equal(read["teacher"]["backbone.0.weight"], weight, strict=True)
-    assert read["student"]["1.num_batches_tracked"].dtype == np.int64
+    np.testing.assert_array_equal(read["teacher.backbone.0.weight"], weight, strict=True)
+    assert read["student.1.num_batches_tracked"].dtype == np.int64
     moments = optimizer.state_dict()["state"][0]["exp_avg"].numpy()
-    np.testing.assert_array_equal(read["optimizer"]["state"][0]["exp_avg"], moments, strict=True)
-    assert read["optimizer"]["param_groups"][0]["params"] == [0, 1, 2, 3]
+    np.testing.assert_array_equal(read["optimizer.state.0.exp_avg"], moments, strict=True)
 
 
 @needs_torch
@@ -175,7 +172,7 @@ def test_a_bare_tensor_is_no_dictionary(tmp_path):
     import torch
 
     torch.save(torch.ones(2), tmp_path / "w.pt")
-    refused(tmp_path / "w.pt", "dictionary of tensors", "ndarray", "state dict")
+    refused(tmp_path / "w.pt", "dictionary of tensors", "Tensor", "state dict")
 
 
 def test_npz_with_pickled_objects_runs_no_code(tmp_path):
@@ -250,10 +247,10 @@ def test_text_under_another_name_is_refused_with_its_beginning(tmp_path, suffix)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_git_lfs_pointer_is_recognised(tmp_path, suffix):
+def test_a_git_lfs_pointer_is_shown(tmp_path, suffix):
     path = tmp_path / f"w{suffix}"
     path.write_text(LFS_POINTER)
-    refused(path, "Git LFS pointer", "git lfs pull")
+    refused(path, "text that begins with 'version https://git-lfs.'", "download it again")
 
 
 def test_missing_files_folders_and_unknown_endings_are_refused(tmp_path):
@@ -281,9 +278,9 @@ def test_a_torch_that_crafted_files_get_past_is_not_used(tmp_path, monkeypatch):
     refused(tmp_path / "w.pth", "torch 2.10 or newer", "found torch 2.5.1", "--upgrade")
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path):
+def test_the_digest_is_that_of_the_bytes(tmp_path):
     path = tmp_path / "w.npz"
     path.write_bytes(bytes(range(256)) * 5000)
-    assert sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert weights_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(UserError, match="no such file"):
-        sha256(tmp_path / "none.npz")
+        weights_digest(tmp_path / "none.npz")

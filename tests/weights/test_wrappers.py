@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensor_files import flat
 
 from yoda_jax.errors import UserError
-from yoda_jax.weights.wrappers import below, flat, prefix_of
+from yoda_jax.weights.wrappers import below, prefix_of
 
 MARK = "stem.conv.weight"
 NETWORK = {MARK: np.float32([1]), "blocks.0.bias": np.float32([2])}

@@ -4,7 +4,7 @@ A backbone of attention has no run: it becomes a .safetensors file, which needs 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -46,18 +46,16 @@ def _write_checkpoint(
 ) -> None:
     """Writes a network's parameters as a run has them before its first step."""
     method = build.method(config)
-    shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), build.lr_size(config)))
-    params = found.parameters(method.network, shapes)
+    _, abstract = build.state(config, method, sharding.make_mesh())
+    params = found.parameters(method.network, abstract.params)
     if where.checkpoints.exists():
         raise UserError(f"{where} holds checkpoints already; name another --workdir.")
-    _, abstract = build.state(config, method, sharding.make_mesh())
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
     optimizer, average = build.optimizer(config), config.train.ema_decay > 0
     state = jax.jit(lambda p: create(p, optimizer, average), out_shardings=shardings)(params)
     with build.checkpoints(config, where) as checkpoints:
         checkpoints.save(state, 0, config.to_dict() | {"imported": Path(input).name})
-    count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-    print(f"{input}: {len(found.entries)} entries, {count:,} parameters")
+    print(f"{input}: {len(found.entries)} entries, {_count(params):,} parameters")
     for field, value in found.settings.items():
         print(f"  {flag(field, value)}")
     if config.model.name == "sr3" and "model.groups" not in found.settings:
@@ -72,12 +70,15 @@ def _write_backbone(found: foreign.Backbone, where: Run, input: str) -> None:
         raise UserError(f"{path} exists already; name another --workdir or delete that file.")
     _, params = dino.from_entries(found.name, found.entries, input)
     arrays = {key: np.ascontiguousarray(value) for key, value in found.entries.items()}
-    data = safetensors.numpy.save(arrays, {ORIGINAL: weights_digest(input)})
-    write_whole(path, data)
-    count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-    print(f"{input}: {len(arrays)} entries, {count:,} parameters, recognised as {found.name}")
+    write_whole(path, safetensors.numpy.save(arrays, {ORIGINAL: weights_digest(input)}))
+    entries, count = len(arrays), f"{_count(params):,} parameters"
+    print(f"{input}: {entries} entries, {count}, recognised as {found.name}")
     print(f"written to {path}; use it with")
     print(f"  --config.attention.weights={path} --config.attention.source={found.name}")
+
+
+def _count(params: Mapping) -> int:
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(params))
 
 
 def _agreed(config: ConfigDict, found: foreign.Checkpoint, input: str) -> ConfigDict:
@@ -110,13 +111,12 @@ def _agreed(config: ConfigDict, found: foreign.Checkpoint, input: str) -> Config
         if field.partition("_")[0] in NETWORKS[theirs.model.name].parts:  # shape of a part
             ours[group][field] = theirs[group][field]
         elif ours[group][field] != theirs[group][field]:
-            different.append(flag(name, theirs[group][field]))
+            guess = f" ({_GROUPS})" if name == "model.groups" and name not in settings else ""
+            different.append(f"{flag(name, theirs[group][field])}{guess}")
     if different:
-        guessed = theirs.model.groups not in (config.model.groups, settings.get("model.groups"))
-        unknown = f" ({_GROUPS})" if guessed else ""
         raise UserError(
             f"{input} was made with another configuration than this one; add "
-            f"{' '.join(different)}{unknown}, or take the configuration it was made with."
+            f"{' '.join(different)}, or take the configuration it was made with."
         )
     return ours
 

@@ -6,38 +6,45 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
 
 import tensorstore
 from absl import logging
 from etils import epath
 
 from yoda_jax.errors import UserError
+from yoda_jax.runs import located
 
-_ITEMS = ("config", "weights", "training", "metrics")
+# Item of a checkpoint -> the file that tells what is in it.
+_ITEMS = {
+    "config": "metadata",
+    "weights": "_METADATA",
+    "training": "_METADATA",
+    "metrics": "metrics",
+}
 
 
 class CheckpointFolder:
     """A folder in which each checkpoint is a sub-folder named by its step.
 
-    `path` is as the user names it, made absolute on a disk and untouched in a bucket; `plain` is
-    the same folder under a name without brackets, colons and the like, of which Orbax and
-    TensorStore would make patterns, buckets and escapes.
+    `path` is as the user names it; `plain` is the same folder under a name without brackets, colons
+    and the like, of which Orbax and TensorStore would make patterns, buckets and escapes.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
-        path = os.path.expanduser(os.fspath(folder))
-        self._in_bucket = "://" in path
-        self.path = epath.Path(path if self._in_bucket else os.path.abspath(path))
+        self.path = self.plain = located(folder)
+        self._in_bucket = "://" in os.fspath(self.path)
         self._releases = contextlib.ExitStack()
-        usual = self._in_bucket or re.fullmatch(r"[\w ./,=+@-]*", str(self.path))
-        self.plain = self.path if usual else self._releases.enter_context(_link(self.path))
+        if not (self._in_bucket or re.fullmatch(r"[\w ./,=+@-]*", os.fspath(self.path))):
+            free = self._releases.enter_context(tempfile.TemporaryDirectory())
+            self.plain = epath.Path(free) / "checkpoints"
+            os.symlink(self.path, self.plain)
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that are there, whole or not; all else is left alone."""
         if not self.path.exists():
             return []
-        found = [path for path in self.path.iterdir() if path.is_dir() and _is_step(path.name)]
+        numbered = [p for p in self.path.iterdir() if re.fullmatch("0|[1-9][0-9]*", p.name)]
+        found = [path for path in numbered if path.is_dir()]
         if self._in_bucket:  # no folder appears whole there: an object written last tells it
             found = [path for path in found if (path / "commit_success.txt").exists()]
         return sorted(int(path.name) for path in found)
@@ -68,7 +75,8 @@ class CheckpointFolder:
         Damaged checkpoints are moved aside. Raises UserError where another job writes.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        if not self._in_bucket:
+            self._lock()
         for path in self.path.iterdir():
             if path.name.endswith(".orbax-checkpoint-tmp"):
                 path.rmtree()
@@ -82,30 +90,6 @@ class CheckpointFolder:
                 f"{max(strange)} of another one; end one of the two, or use another --workdir."
             )
 
-    def damage(self, step: int) -> str | None:
-        """The item of a checkpoint that cannot be read, None where it is whole.
-
-        Of each array the last byte is read, which a file that was cut short has lost.
-        """
-        for item in _ITEMS:
-            folder = self.plain / str(step) / item
-            try:
-                if item == "metrics" and not folder.exists():
-                    continue
-                names = {"config": "metadata", "metrics": "metrics"}
-                json.loads((folder / names.get(item, "_METADATA")).read_text())
-                # An object in a bucket is there whole or not at all.
-                if item in ("weights", "training") and not self._in_bucket:
-                    base = {"driver": "file", "path": f"{folder}/"}
-                    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-                    keys, last = store.list().result(), slice(-1, None)
-                    reads = [store.read(key, byte_range=last) for key in keys]
-                    if not reads or not all(read.result().value for read in reads):
-                        return item
-            except (OSError, ValueError):
-                return item
-        return None
-
     def empty(self) -> UserError:
         """What a reader is told who finds nothing."""
         return UserError(
@@ -116,8 +100,22 @@ class CheckpointFolder:
         """Lets another job write."""
         self._releases.close()
 
+    def _lock(self) -> None:
+        """The system frees what a job that was killed had locked."""
+        path = self.path / ".lock"
+        file = self._releases.enter_context(path.open("a"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{self.path} must be written by one job, found another one at it; wait for its "
+                f"end, or use another --workdir (if its machine is lost, delete {path})."
+            ) from None
+        except OSError as error:  # a disk without locks: `refuse_strangers` is left
+            logging.info("%s cannot be locked: %s", self.path, error)
+
     def _sort_out(self, move: bool) -> list[int]:
-        damage = {step: self.damage(step) for step in self.steps()}
+        damage = {step: self._damaged_item(step) for step in self.steps()}
         whole = [step for step, item in damage.items() if item is None]
         if damage and not whole:
             raise UserError(
@@ -139,30 +137,24 @@ class CheckpointFolder:
             logging.warning("The checkpoint %s is damaged (its %s): %s.", path, item, done)
         return whole
 
-    def _lock(self) -> None:
-        """The system frees what a job that was killed had locked."""
-        if self._in_bucket:
-            return
-        path = self.path / ".lock"
-        file = self._releases.enter_context(path.open("a"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{self.path} must be written by one job, found another one at it; wait for its "
-                f"end, or use another --workdir (if its machine is lost, delete {path})."
-            ) from None
-        except OSError as error:  # a disk without locks: `refuse_strangers` is left
-            logging.info("%s cannot be locked: %s", self.path, error)
+    def _damaged_item(self, step: int) -> str | None:
+        for item, index in _ITEMS.items():
+            folder = self.plain / str(step) / item
+            if item == "metrics" and not folder.exists():
+                continue
+            try:
+                json.loads((folder / index).read_text())
+                # An object in a bucket is there whole or not at all.
+                if index == "_METADATA" and not self._in_bucket and not _all_end(folder):
+                    return item
+            except (OSError, ValueError):
+                return item
+        return None
 
 
-def _is_step(name: str) -> bool:
-    return name.isascii() and name.isdecimal() and str(int(name)) == name
-
-
-@contextlib.contextmanager
-def _link(folder: epath.Path) -> Iterator[epath.Path]:
-    with tempfile.TemporaryDirectory() as free:
-        link = epath.Path(free) / "checkpoints"
-        os.symlink(folder, link)
-        yield link
+def _all_end(folder: epath.Path) -> bool:
+    """Whether each array has its last byte, which a file that was cut short has lost."""
+    base = {"driver": "file", "path": f"{folder}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    reads = [store.read(key, byte_range=slice(-1, None)) for key in store.list().result()]
+    return bool(reads) and all(read.result().value for read in reads)

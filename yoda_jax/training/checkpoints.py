@@ -26,8 +26,8 @@ class Checkpoints:
 
     Each holds three items, so that sampling reads only what it needs: `weights` (the averaged
     parameters, or the plain ones where none are kept), `training` (the rest of the state) and
-    `config`. An interrupted or damaged one never counts. Use it in a `with` block: leaving it
-    waits for the last write. All processes open, save and restore together.
+    `config`. An interrupted or damaged one never counts. Leaving the `with` block waits for the
+    last write. All processes open, save and restore together.
     """
 
     def __init__(
@@ -54,26 +54,20 @@ class Checkpoints:
             return found if not math.isnan(found) else (-math.inf if larger else math.inf)
 
         if best:
-            kept.append(
-                policies.BestN(
-                    get_metric_fn=value,
-                    reverse=not larger,
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(kept),
-            best_fn=value if best else None,  # without it Orbax does not write the metrics
-            lightweight_initialize=keep is None,
-        )
-        handlers = {
-            "weights": ocp.StandardCheckpointHandler(),
-            "training": ocp.StandardCheckpointHandler(),
-            "config": ocp.JsonCheckpointHandler(),
-        }
+            options = {"reverse": not larger, "n": 1, "keep_checkpoints_without_metrics": False}
+            kept.append(policies.BestN(get_metric_fn=value, **options))
         self._manager = ocp.CheckpointManager(
-            self._folder.plain, options=options, item_handlers=handlers
+            self._folder.plain,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                best_fn=value if best else None,  # without it Orbax does not write the metrics
+                lightweight_initialize=keep is None,
+            ),
+            item_handlers={
+                "weights": ocp.StandardCheckpointHandler(),
+                "training": ocp.StandardCheckpointHandler(),
+                "config": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def save(
@@ -106,16 +100,15 @@ class Checkpoints:
 
     def config(self, step: int | None = None) -> dict:
         """The configuration that the newest checkpoint, or that of a step, was saved with."""
-        items = ocp.args.Composite(config=ocp.args.JsonRestore())
-        return self._manager.restore(self._at(step), args=items)["config"]
+        return self._folder.configuration(self._at(step)) or {}
 
-    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
-        """The newest state, or that of a step, placed as `abstract` (shapes with shardings) says.
+    def restore(self, abstract: TrainState) -> TrainState:
+        """The newest state, placed as `abstract` (shapes with shardings) says.
 
         An average that was not saved starts at the parameters; one that is not wanted is left.
         Raises UserError where the state does not fit in structure or shape.
         """
-        step = self._at(step)
+        step = self._at(None)
         training = {"step": abstract.step, "opt_state": abstract.opt_state}
         averaged = "params" in self._manager.item_metadata(step)["training"].tree
         if averaged:
@@ -136,7 +129,6 @@ class Checkpoints:
         return self._restore(self._at(step), weights=abstract)["weights"]
 
     def _at(self, step: int | None) -> int:
-        """The step that is meant, of a whole checkpoint."""
         steps = sorted(set(self._steps) & set(self._manager.all_steps()))
         if not steps:
             raise self._folder.empty()
@@ -148,14 +140,12 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
     def _restore(self, step: int, **items: Any) -> dict[str, Any]:
-        saved = {name: self._manager.item_metadata(step)[name].tree for name in items}
+        args = {}
         for name, abstract in items.items():
-            self._check(step, abstract, saved[name])
-        # Older optimizers were nested otherwise, with the same arrays in the same order.
-        args = {
-            name: ocp.args.StandardRestore(_like(saved[name], abstract))
-            for name, abstract in items.items()
-        }
+            saved = self._manager.item_metadata(step)[name].tree
+            self._check(step, abstract, saved)
+            # Older optimizers were nested otherwise, with the same arrays in the same order.
+            args[name] = ocp.args.StandardRestore(_like(saved, abstract))
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         except Exception as error:  # Orbax raises just this
@@ -169,12 +159,11 @@ class Checkpoints:
 
     def _check(self, step: int, abstract: Any, saved: Any) -> None:
         """Refuses a checkpoint of other shapes before anything is read."""
-        expected = _shapes(abstract)
-        found = _shapes(saved)
+        here, there = _shapes(abstract), _shapes(saved)
         wrong = [
-            f"{path} is {found.get(path, 'missing')} there and {expected.get(path, 'absent')} here"
-            for path in sorted(expected.keys() | found.keys())
-            if expected.get(path) != found.get(path)
+            f"{path} is {there.get(path, 'missing')} there and {here.get(path, 'absent')} here"
+            for path in sorted(here.keys() | there.keys())
+            if here.get(path) != there.get(path)
         ]
         if wrong:
             made = self.config(step).get("model", {})
@@ -214,11 +203,10 @@ def _like(tree: Any, leaves: Any) -> Any:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_path(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
-
-
-def _path(path: tuple) -> str:
-    """A leaf's path without positions in tuples, alike for our state and for Orbax's metadata."""
-    parts = (getattr(k, "key", getattr(k, "name", None)) for k in path)
-    return ".".join(str(part) for part in parts if part is not None)
+    """Shapes by paths without positions in tuples, alike for our state and Orbax's metadata."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        parts = [getattr(key, "key", getattr(key, "name", None)) for key in path]
+        if hasattr(leaf, "shape"):
+            found[".".join(str(part) for part in parts if part is not None)] = tuple(leaf.shape)
+    return found

@@ -46,7 +46,7 @@ class Progress:
         self.window: list[tuple[int, Metrics]] = []  # steps since the last line of the log
         self.window_waited = self.total_waited = 0.0
         self.started = self.window_start = time.perf_counter()
-        self.profile_until = 0
+        self.profiling = False
 
     def next_batch(self, stream: Iterator[dict[str, jax.Array]]) -> dict[str, jax.Array]:
         """The next batch, with the time that it made the loop wait."""
@@ -73,9 +73,12 @@ class Progress:
         self.speed(step)
         if step == self.plan.profile_at:
             jax.profiler.start_trace(self.workdir)
-            self.profile_until = step + _PROFILE_STEPS
-        if step == self.profile_until:
-            self._stop_profile()
+            self.profiling = True
+        if self.profiling and step in (self.plan.profile_at + _PROFILE_STEPS, self.plan.steps):
+            jax.block_until_ready(metrics["loss"])
+            jax.profiler.stop_trace()
+            self.profiling = False
+            logging.info("profile of the steps up to %d in %s", step, self.workdir)
 
     def apart(self, name: str) -> AbstractContextManager:
         """Time that counts for itself and not as that of steps."""
@@ -95,8 +98,6 @@ class Progress:
 
     def finish(self) -> None:
         """Writes what is left, and the share of time that the steps waited for input."""
-        if self.profile_until > self.window[-1][0]:
-            self._stop_profile()
         self._write()
         share = self.total_waited / (time.perf_counter() - self.started)
         logging.info("waited for input %.2f %% of the training time", 100 * share)
@@ -112,14 +113,9 @@ class Progress:
         scalars |= {f"y0_offset_{c}": float(v) for c, v in zip("rgb", offset, strict=True)}
         scalars["input_wait"] = self.window_waited / (now - self.window_start)
         self.writer.write_scalars(step, scalars)
-        self._warn_of_drift(step, offset)
         self.total_waited += self.window_waited
         self.window, self.window_waited, self.window_start = [], 0.0, now
-
-    def _warn_of_drift(self, step: int, offset: np.ndarray) -> None:
-        if step <= self.plan.warn_from:
-            return
-        if np.abs(offset).max() > self.plan.offset_warning:
+        if step > self.plan.warn_from and np.abs(offset).max() > self.plan.offset_warning:
             logging.log_every_n_seconds(
                 logging.WARNING,
                 "Step %d: predicted colours are off the input by %s in R, G, B (on [-1, 1]); "
@@ -128,8 +124,3 @@ class Progress:
                 step,
                 np.array2string(offset, precision=3, sign="+"),
             )
-
-    def _stop_profile(self) -> None:
-        jax.block_until_ready(self.window[-1][1]["loss"])
-        jax.profiler.stop_trace()
-        logging.info("profile of the steps up to %d in %s", self.window[-1][0], self.workdir)

@@ -22,12 +22,11 @@ Strategy = Literal["replicate", "fsdp"]
 
 
 def use_all_cpu_cores(batch_sizes: Sequence[int]) -> None:
-    """Makes JAX see the CPU as several devices: the most that cores and every batch size allow.
+    """Makes JAX see the CPU as several devices: as many as cores and every batch size allow.
 
-    XLA uses one device's cores poorly for convolutions; data-parallel over virtual devices the
-    same step takes about half the time. At most 8, since each may hold a copy of the state. Must
-    run before JAX is first used; no effect on other platforms, nor where the user has chosen a
-    number by JAX_NUM_CPU_DEVICES.
+    XLA uses one device's cores poorly for convolutions: data-parallel over virtual devices a step
+    takes about half the time. At most 8, since each may hold a copy of the state. Must run before
+    JAX is first used; a number that the user chose by JAX_NUM_CPU_DEVICES stays.
     """
     if "JAX_NUM_CPU_DEVICES" in os.environ:
         return
@@ -103,11 +102,10 @@ def state_shardings(mesh: Mesh, shapes: Any, strategy: Strategy) -> Any:
     megabytes = {"cut": 0.0, "copied": 0.0}
 
     def sharding(shape: jax.ShapeDtypeStruct) -> NamedSharding:
-        size = math.prod(shape.shape)
         axes = [i for i, n in enumerate(shape.shape) if n % mesh.size == 0]
-        copied = strategy == "replicate" or size < _FSDP_MIN_SIZE or not axes
-        megabytes["copied" if copied else "cut"] += size * shape.dtype.itemsize / 2**20
-        if copied:
+        cut = strategy == "fsdp" and shape.size >= _FSDP_MIN_SIZE and bool(axes)
+        megabytes["cut" if cut else "copied"] += shape.size * shape.dtype.itemsize / 2**20
+        if not cut:
             return replicated(mesh)
         largest = max(axes, key=lambda i: shape.shape[i])
         return NamedSharding(mesh, PartitionSpec(*[None] * largest, "data"))

@@ -77,13 +77,10 @@ def make_optimizer(
     if not frozen:
         return adam
 
-    def labels(params: Params) -> Params:
-        return {
-            name: jax.tree.map(lambda _, name=name: name in frozen, part)
-            for name, part in params.items()
-        }
+    def is_frozen(params: Params) -> dict[str, bool]:
+        return {name: name in frozen for name in params}
 
-    return optax.partition({False: adam, True: optax.set_to_zero()}, labels)
+    return optax.partition({False: adam, True: optax.set_to_zero()}, is_frozen)
 
 
 def update_ema(
@@ -91,9 +88,8 @@ def update_ema(
 ) -> Params | None:
     """ema + (1 - d) (params - ema), with d = min(decay, (1 + step) / (10 + step)).
 
-    In this form the average of what never changes does not change either.
-
-    The rising d forgets the initial parameters quickly (TensorFlow's ExponentialMovingAverage).
+    In this form the average of what never changes does not change either. The rising d forgets the
+    initial parameters quickly (TensorFlow's ExponentialMovingAverage).
     """
     if ema is None:
         return None

@@ -13,15 +13,14 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from yoda_jax.errors import UserError
 from yoda_jax.models.resnet import ResNet
 from yoda_jax.models.vit import VisionTransformer
 from yoda_jax.weights import strict
-from yoda_jax.weights.onnx_file import read_onnx
 from yoda_jax.weights.tensor_file import read_tensors
-from yoda_jax.weights.wrappers import below, flat, prefix_of
+from yoda_jax.weights.wrappers import below, prefix_of
 
 _SMALL = dict(features=384, depth=12, heads=6)
 _BASE = dict(features=768, depth=12, heads=12)
@@ -38,40 +37,35 @@ BACKBONES: dict[str, VisionTransformer | ResNet] = {
     "dinov2_vitb14_reg": VisionTransformer(**_V2, **_BASE, **_REGISTERS),
 }
 
-# Hugging Face's name -> the official one.
-_HUGGING_FACE = {
-    "embeddings.cls_token": "cls_token",
-    "embeddings.register_tokens": "register_tokens",
-    "embeddings.position_embeddings": "pos_embed",
-    "embeddings.patch_embeddings.projection": "patch_embed.proj",
-    "encoder.layer": "blocks",
-    "attention.output.dense": "attn.proj",
-    "attention.attention": "attn",
-    "layer_scale1.lambda1": "ls1.gamma",
-    "layer_scale2.lambda1": "ls2.gamma",
-    "layernorm": "norm",
+# Rules from the names of Hugging Face and of DINOv2's trainer to the official ones, in turn.
+_OTHER_NAMES = {
+    r"^embeddings\.cls_token": "cls_token",
+    r"^embeddings\.register_tokens": "register_tokens",
+    r"^embeddings\.position_embeddings": "pos_embed",
+    r"^embeddings\.patch_embeddings\.projection": "patch_embed.proj",
+    r"^encoder\.layer\.": "blocks.",
+    r"\.attention\.output\.dense\.": ".attn.proj.",
+    r"\.attention\.attention\.": ".attn.",
+    r"\.layer_scale(\d)\.lambda1$": r".ls\1.gamma",
+    r"^layernorm\.": "norm.",
+    r"^blocks\.\d+\.(?=\d+\.)": "blocks.",  # the trainer's are in groups, blocks.GROUP.NUMBER
 }
-# Our layer -> the official one, within a block and outside.
-_VIT = {
-    "patch_embedding": "patch_embed.proj",
-    "class_token": "cls_token",
-    "positions": "pos_embed",
-    "query": "attn.query",
-    "key": "attn.key",
-    "value": "attn.value",
-    "out": "attn.proj",
-    "mlp1": "mlp.fc1",
-    "mlp2": "mlp.fc2",
-    "scale1": "ls1.gamma",
-    "scale2": "ls2.gamma",
-}
-_RESNET = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "variance": "running_var",
+# Rules from our names to the official ones.
+_OFFICIAL = {
+    r"^patch_embedding\.": "patch_embed.proj.",
+    r"^class_token$": "cls_token",
+    r"^positions$": "pos_embed",
+    r"^blocks_": "blocks.",
+    r"\.(query|key|value)\.": r".attn.\1.",
+    r"\.out\.": ".attn.proj.",
+    r"\.mlp(\d)\.": r".mlp.fc\1.",
+    r"\.scale(\d)$": r".ls\1.gamma",
+    r"^(layer\d)_block": r"\1.",
+    r"\.downsample_conv\.": ".downsample.0.",
+    r"\.downsample_bn\.": ".downsample.1.",
+    r"(kernel|scale)$": "weight",
+    r"(mean|variance)$": r"running_\1",
+    r"variance$": "var",
 }
 # Entries of the first layers, where a backbone's names begin.
 _MARKS = (
@@ -88,15 +82,9 @@ _OTHER_PARTS = re.compile(
 def load_backbone(name: str, path: str | os.PathLike) -> tuple[VisionTransformer | ResNet, dict]:
     """The network called `name` of BACKBONES and its parameters from a file of its weights.
 
-    .pth, .safetensors, .npz, or .onnx. Raises UserError where the file cannot be read or an entry
-    is missing, left over or misshapen, naming the first five: nothing loads partly.
+    Raises UserError where the file cannot be read or an entry does not fit: nothing loads partly.
     """
-    return from_entries(name, backbone_entries(read_weights(path)), path)
-
-
-def read_weights(path: str | os.PathLike) -> dict:
-    """The tensors of a file as it has them; raises UserError where it cannot be read."""
-    return read_onnx(path) if os.fspath(path).endswith(".onnx") else read_tensors(path)
+    return from_entries(name, backbone_entries(read_tensors(path)), path)
 
 
 def recognise(entries: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
@@ -105,7 +93,7 @@ def recognise(entries: Mapping[str, np.ndarray], path: str | os.PathLike) -> str
     `path` says in the error where they are from. Raises UserError for a ViT of another size.
     """
     if "layer1.0.conv1.weight" in entries:
-        return next(name for name, network in BACKBONES.items() if isinstance(network, ResNet))
+        return "dino_resnet50"
     entries = official_names(entries)
     if "patch_embed.proj.weight" not in entries:
         return None
@@ -131,24 +119,19 @@ def from_entries(
     name: str, entries: Mapping[str, np.ndarray], path: str | os.PathLike
 ) -> tuple[VisionTransformer | ResNet, dict]:
     """`load_backbone` of the entries of `backbone_entries`; `path` says where they are from."""
-    network = BACKBONES[name]
+    network, side = BACKBONES[name], 32
     if isinstance(network, VisionTransformer):
         if any(key.startswith("encoder.layer.") for key in entries):
             # Hugging Face's port interpolates to the size itself, without the tenth of a patch.
             network = dataclasses.replace(network, offset=0.0)
-        entries = official_names(entries)
         side = network.patch * network.grid
-    else:
-        side = 32
     shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, side, side, 3), "f"))
-    return network, from_reference(
-        f"The entries of {os.fspath(path)}, read as {name},", entries, shapes["params"]
-    )
+    what = f"The entries of {os.fspath(path)}, read as {name},"
+    return network, from_reference(what, official_names(entries), shapes["params"])
 
 
-def backbone_entries(tensors: Mapping) -> dict[str, np.ndarray]:
+def backbone_entries(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The backbone's own entries of a file: the teacher's, without prefixes and other parts."""
-    tensors = flat(tensors)
     prefixes = (prefix_of(tensors, mark) for mark in _MARKS)
     prefix = next((prefix for prefix in prefixes if prefix is not None), "")
     entries = below(tensors, prefix)
@@ -157,50 +140,32 @@ def backbone_entries(tensors: Mapping) -> dict[str, np.ndarray]:
 
 def official_names(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Entries under the official names with query, key and value apart; others stay as they are."""
-    renamed = {}
+    official = {}
     for name, value in entries.items():
-        if name.startswith(("embeddings.", "encoder.", "layernorm.")):
-            for theirs, official in _HUGGING_FACE.items():
-                name = re.sub(rf"(^|\.){re.escape(theirs)}(?=\.|$)", rf"\g<1>{official}", name)
-        # The trainer of DINOv2 saves its blocks in groups, blocks.GROUP.NUMBER.
-        name = re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", name)
-        parts = name.partition(".qkv.")
-        if parts[1] and np.ndim(value) and len(value) % 3 == 0:
+        name = strict.renamed(name, _OTHER_NAMES)
+        if ".qkv." in name and np.ndim(value) and len(value) % 3 == 0:
             for part, third in zip(("query", "key", "value"), np.split(value, 3), strict=True):
-                renamed[f"{parts[0]}.{part}.{parts[2]}"] = third
+                official[name.replace("qkv", part)] = third
         else:
-            renamed[name] = value
-    return renamed
-
-
-def reference_names(params: Mapping) -> dict[tuple[str, ...], str]:
-    """The official entry of each of our parameters (a nested path), query, key and value apart."""
-    names = {}
-    for path in flatten_dict(params):
-        layers = [_VIT.get(part) or _RESNET.get(part) or part for part in path]
-        layers[-1] = _LEAVES.get(layers[-1], layers[-1])
-        # blocks_3 -> blocks.3 and layer1_block0 -> layer1.0
-        names[path] = re.sub(r"_block(?=\d)|(?<=blocks)_", ".", ".".join(layers))
-    return names
+            official[name] = value
+    return official
 
 
 def from_reference(what: str, entries: Mapping[str, np.ndarray], params: Mapping) -> dict:
     """Our parameters from entries under the official names; params gives the expected shapes.
 
-    `what` (a plural) begins the error's sentence. Raises UserError where an entry is missing, left
-    over or misshapen, naming the first five.
+    `what` (a plural) begins the error's sentence. Raises UserError where an entry does not fit.
     """
-    loaded = strict.load(
-        what,
-        entries,
-        reference_names(params),
-        {path: _unflattened(path, value.shape) for path, value in flatten_dict(params).items()},
-        "name a whole file of it, or choose the attention.source that the file was made for",
-    )
+    theirs, names = {}, {}
+    for path, value in flatten_dict(params).items():
+        names[path] = strict.renamed(".".join(path), _OFFICIAL)
+        theirs[path] = jax.ShapeDtypeStruct(_unflattened(path, value.shape), np.float32)
+    advice = "name a whole file of it, or choose the attention.source that the file was made for"
+    loaded = strict.load(what, entries, names, unflatten_dict(theirs), advice)
     return jax.tree.map(lambda value, ours: value.reshape(ours.shape), loaded, params)
 
 
-def _unflattened(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def _unflattened(path: strict.Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of our parameter with the axes that the official entry has and ours has not."""
     if path[-2:] == ("patch_embedding", "kernel"):  # a convolution over patches
         side = math.isqrt(shape[0] // 3)

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from yoda_jax.compatibility import completed
 from yoda_jax.errors import UserError
 from yoda_jax.models.networks import NETWORKS, Network
-from yoda_jax.weights import dino, public
-from yoda_jax.weights.tensor_file import read_metadata
-from yoda_jax.weights.wrappers import flat
+from yoda_jax.weights import dino, public, strict
+from yoda_jax.weights.tensor_file import read_metadata, read_tensors
 
 METADATA = "yoda_jax"  # under which an exported file carries its configuration
-_SCHEDULE = ("schedule", "steps", "beta_start", "beta_end")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +42,16 @@ class Checkpoint:
 
     def parameters(self, network: Network, shapes: Mapping) -> dict:
         """The network's parameters, of the shapes given; raises UserError where one is not so."""
-        if self.names == "ours":
-            return public.from_own(self.entries, shapes)
-        return public.from_public(network, self.entries, shapes)
+        if self.names == "public":
+            return public.from_public(network, self.entries, shapes)
+        return strict.load(
+            "The exported entries",
+            self.entries,
+            {path: ".".join(path) for path in flatten_dict(shapes)},
+            shapes,
+            "export them again",
+            lambda path, ndim: tuple(range(ndim)),
+        )
 
 
 def read(path: str | os.PathLike, hr_size: int) -> Backbone | Checkpoint:
@@ -54,25 +60,23 @@ def read(path: str | os.PathLike, hr_size: int) -> Backbone | Checkpoint:
     hr_size is the HR size of training, which tells at which resolutions SR3 has attention. Raises
     UserError for every other file, and where an entry that tells a setting is damaged.
     """
-    entries = flat(dino.read_weights(path))
+    entries = read_tensors(path)
     names, exported = _exported(read_metadata(path), path, hr_size)
     if names == "ours":
         return Checkpoint(entries, exported, None, names)
-    network = public.entries_of(entries)
-    if network is not None:
+    if network := public.entries_of(entries):
         name, own, betas = network
         if exported:  # it knows more than its entries tell
             return Checkpoint(own, exported, None, names)
         return Checkpoint(own, public.settings_of(name, own, hr_size), betas, names)
     backbone = dino.backbone_entries(entries)
-    name = dino.recognise(backbone, path)
-    if name is None:
-        raise UserError(
-            f"{os.fspath(path)} must be a checkpoint of SR3, SRDiff or RRDB of the public code, or "
-            "a backbone of DINO or DINOv2, found the entries "
-            f"{', '.join(sorted(entries)[:5]) or '(none)'}; name another."
-        )
-    return Backbone(name, backbone)
+    if name := dino.recognise(backbone, path):
+        return Backbone(name, backbone)
+    raise UserError(
+        f"{os.fspath(path)} must be a checkpoint of SR3, SRDiff or RRDB of the public code, or a "
+        "backbone of DINO or DINOv2, found the entries "
+        f"{', '.join(sorted(entries)[:5]) or '(none)'}; name another."
+    )
 
 
 def _exported(
@@ -95,17 +99,14 @@ def _exported(
             if value not in (0, "")
         }
         # Attention belongs to levels, which have other sizes at another HR size.
-        sizes = settings.get("model.attention_resolutions", ())
-        if sizes:
+        if sizes := settings.get("model.attention_resolutions"):
             scaled = tuple(size * hr_size // data["hr_size"] for size in sizes)
             settings["model.attention_resolutions"] = scaled
-        settings |= {
-            "data.scale": data["scale"],
-            "data.resampling": data["resampling"],
-            "diffusion.formulation": diffusion["formulation"],
-        }
+        settings |= {f"data.{field}": data[field] for field in ("scale", "resampling")}
+        settings["diffusion.formulation"] = diffusion["formulation"]
         if NETWORKS[model["name"]].diffuses:
-            settings |= {f"diffusion.{field}": diffusion[field] for field in _SCHEDULE}
+            for field in ("schedule", "steps", "beta_start", "beta_end"):
+                settings[f"diffusion.{field}"] = diffusion[field]
         else:
             settings["mask.enabled"] = False
         return names, settings

@@ -5,8 +5,6 @@ from importlib import resources
 import jax.numpy as jnp
 import numpy as np
 
-PACKAGED = "lpips_alex_f16.npz"
-
 
 def load_lpips_alex() -> dict[str, list]:
     """The packaged weights as parameters of `yoda_jax.evaluation.perceptual.lpips`.
@@ -15,14 +13,7 @@ def load_lpips_alex() -> dict[str, list]:
     kernels were rounded to half precision for the package. Origin and licences: LICENSES.md beside
     this file.
     """
-    with resources.files(__package__).joinpath(PACKAGED).open("rb") as file:
-        entries = dict(np.load(file, allow_pickle=False))
-    layers = range(5)
-
-    def of(name: str) -> jnp.ndarray:
-        return jnp.asarray(entries[name], jnp.float32)
-
-    return {
-        "convs": [{"kernel": of(f"conv{k}_w"), "bias": of(f"conv{k}_b")} for k in layers],
-        "heads": [of(f"lin{k}_w") for k in layers],
-    }
+    with resources.files(__package__).joinpath("lpips_alex_f16.npz").open("rb") as file:
+        entries = {name: jnp.asarray(value, jnp.float32) for name, value in np.load(file).items()}
+    convs = [{"kernel": entries[f"conv{k}_w"], "bias": entries[f"conv{k}_b"]} for k in range(5)]
+    return {"convs": convs, "heads": [entries[f"lin{k}_w"] for k in range(5)]}

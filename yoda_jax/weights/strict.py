@@ -1,44 +1,52 @@
-"""Loading entries of a checkpoint into parameters: all of them or none."""
+"""Parameters to and from entries under the names of others: all of them or none."""
 
+import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from yoda_jax.errors import UserError
 
 Path = tuple[str, ...]
-Axes = tuple[int, ...]
+Axes = Callable[[Path, int], tuple[int, ...]]
 
 
-def channels_last(path: Path, ndim: int) -> Axes:
+def channels_last(path: Path, ndim: int) -> tuple[int, ...]:
     """The order of PyTorch's axes in ours: OIHW to HWIO, (out, in) to (in, out); vectors stay."""
     del path  # the same for every layer
     return {4: (2, 3, 1, 0), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
+
+
+def renamed(name: str, rules: Mapping[str, str]) -> str:
+    """A name after each rule in turn: what matches a pattern becomes its replacement."""
+    for pattern, replacement in rules.items():
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def load(
     what: str,
     entries: Mapping[str, np.ndarray],
     names: Mapping[Path, str],
-    shapes: Mapping[Path, tuple[int, ...]],
+    params: Mapping,
     advice: str,
-    axes: Callable[[Path, int], Axes] = channels_last,
+    axes: Axes = channels_last,
 ) -> dict:
-    """Nested parameters from entries, each turned to the order `axes` gives for its path and rank.
+    """Nested parameters of the shapes of `params`, each from the entry of its name.
 
-    names and shapes hold the entry's name and our shape of every parameter; `what` (a plural) and
-    `advice` begin and end the error's sentence. Raises UserError where an entry is missing, left
-    over, misshapen or not of finite floating numbers, naming the first five.
+    An entry's axes are brought to the order that `axes` gives for a path and a rank. `what` (a
+    plural) and `advice` begin and end the error's sentence. Raises UserError where an entry is
+    missing, left over, misshapen or not of finite floating numbers, naming the first five.
     """
     known = set(names.values())
     wrong = [f"{name} is missing" for name in names.values() if name not in entries]
     wrong += [f"{name} is unknown" for name in entries if name not in known]
-    loaded, broken = {}, []
+    loaded, broken, shapes = {}, [], flatten_dict(params)
     for path, name in names.items():
         if name not in entries:
             continue
-        entry, shape = np.asarray(entries[name]), shapes[path]
+        entry, shape = np.asarray(entries[name]), shapes[path].shape
         order = axes(path, len(shape))
         expected = tuple(shape[axis] for axis in np.argsort(order))
         if entry.shape != expected:
@@ -63,13 +71,11 @@ def load(
 
 
 def unload(
-    params: Mapping[Path, np.ndarray],
-    names: Mapping[Path, str],
-    axes: Callable[[Path, int], Axes] = channels_last,
+    params: Mapping, names: Mapping[Path, str], axes: Axes = channels_last
 ) -> dict[str, np.ndarray]:
-    """Entries under their names and in PyTorch's order, from parameters: the inverse of `load`."""
-    entries = {}
-    for path, name in names.items():
-        value = np.asarray(params[path])
-        entries[name] = np.ascontiguousarray(value.transpose(np.argsort(axes(path, value.ndim))))
-    return entries
+    """The inverse of `load`: contiguous entries under their names, in PyTorch's order of axes."""
+    flat = {path: np.asarray(value) for path, value in flatten_dict(params).items()}
+    return {
+        name: np.ascontiguousarray(flat[path].transpose(np.argsort(axes(path, flat[path].ndim))))
+        for path, name in names.items()
+    }

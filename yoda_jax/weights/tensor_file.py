@@ -1,85 +1,50 @@
-"""Other people's checkpoint files as nested dictionaries of NumPy arrays, without running them."""
+"""Other people's files of weights as arrays by name, without running what is in them."""
 
 import argparse
 import hashlib
 import os
-import pickle
 import re
-import struct
-import tokenize
-import zipfile
-import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp  # also makes NumPy know bfloat16
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax.traverse_util import flatten_dict
 
 from yoda_jax.errors import UserError
-
-# What the libraries raise on truncated, altered and hostile files.
-_NPZ_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    tokenize.TokenError,
-)
-_SAFETENSORS_ERRORS = (safetensors.SafetensorError, OSError, TypeError, AttributeError)
-_TORCH_ERRORS = (
-    pickle.UnpicklingError,
-    struct.error,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-)
+from yoda_jax.weights.onnx_file import read_onnx
 
 # Under which an imported backbone carries the digest of the file that it was made from.
 ORIGINAL = "yoda_jax.original_sha256"
-_REFUSED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
-def read_tensors(path: str | os.PathLike) -> dict:
-    """The nested dictionary of a weights file with its tensors as NumPy arrays.
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The tensors of a file of weights, those of nested dictionaries by dotted names.
 
-    .pth, .pt, .ckpt and .bin are PyTorch's (zip or legacy stream; needs torch), .safetensors and
-    .npz need nothing more. Floating arrays of any precision come as float32, integer ones as they
-    are; other leaves stay, such as the `argparse.Namespace` of a DINO training checkpoint. Nothing
-    in a file is executed: of pickled classes only tensors, containers and that Namespace are built.
-    Raises UserError where the file is missing, of another kind, damaged or holds anything else.
+    .pth, .pt, .ckpt and .bin are PyTorch's (zip or legacy stream; needs torch), .onnx is a graph
+    (needs onnx), .safetensors and .npz need nothing more. Floating arrays of any precision come as
+    float32, integer ones as they are. Nothing in a file is executed: of pickled classes only
+    tensors, containers and the `argparse.Namespace` of DINO's trainer are built. Raises UserError
+    where the file is missing, of another kind, damaged or holds anything else.
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    if path.suffix.lower() not in _READERS:
         raise UserError(
             f"{path} must be a weights file ending in {', '.join(_READERS)}, found the ending "
             f"{path.suffix!r}; rename it if it is of one of these formats."
         )
-    file_head(path)
-    return reader(path)
+    tensors = _opened(path, *_READERS[path.suffix.lower()])
+    # np.issubdtype does not count bfloat16 among the floating types.
+    floating = {k for k, array in tensors.items() if jnp.issubdtype(array.dtype, np.floating)}
+    return {k: v.astype(np.float32) if k in floating else v for k, v in tensors.items()}
 
 
-def sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 digest of a file in hexadecimal; raises UserError where it cannot be opened."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unopened(path, error) from error
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The text that a .safetensors file carries beside its tensors; none in other files."""
+    path = Path(path)
+    return _opened(path, _metadata, _SAFETENSORS) if path.suffix.lower() == ".safetensors" else {}
 
 
 def weights_digest(path: str | os.PathLike) -> str:
@@ -87,78 +52,61 @@ def weights_digest(path: str | os.PathLike) -> str:
 
     So records made with either are the same. Raises UserError where the file cannot be read.
     """
-    return read_metadata(path).get(ORIGINAL) or sha256(path)
+    _head(Path(path))
+    if original := read_metadata(path).get(ORIGINAL):
+        return original
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """The text that a .safetensors file carries beside its tensors; none in other files."""
-    if Path(path).suffix.lower() != ".safetensors":
-        return {}
+def _head(path: Path) -> bytes:
+    """The first 64 bytes; raises UserError where they cannot be read."""
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except _SAFETENSORS_ERRORS as error:
-        raise unreadable(Path(path), "a safetensors file that NumPy can hold", error) from error
-
-
-def file_head(path: str | os.PathLike) -> bytes:
-    """The first 64 bytes; raises UserError for no readable file and for a Git LFS pointer."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(64)
+        with path.open("rb") as file:
+            return file.read(64)
     except OSError as error:
-        raise _unopened(path, error) from error
-    if head.startswith(b"version https://git-lfs"):
+        found = (error.strerror or str(error)).lower()
+        problem = f"{path} must be a weights file, found: {found}; correct the path."
+        raise UserError(problem) from error
+
+
+def _opened(path: Path, read: Callable[[Path], dict], expected: str) -> dict:
+    """What a reader makes of a file; raises UserError with what the file is instead."""
+    head = _head(path)
+    try:
+        return read(path)
+    except UserError:
+        raise
+    except Exception as error:  # for truncated, altered and hostile files libraries raise any kind
+        # torch's own message recommends loading without the protection: it is not repeated.
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if not head:
+            found = "an empty file"
+        elif refused:
+            found = f"a pickled {refused[1]}, which is not built because it could run code"
+        elif "Object arrays" in str(error):
+            found = "arrays of pickled Python objects, which could run code"
+        elif head.isascii() and head.decode().replace("\n", " ").rstrip().isprintable():
+            found = f"text that begins with {head[:24].decode()!r}"
+        else:
+            found = f"a truncated or damaged file or another format ({type(error).__name__})"
         raise UserError(
-            f"{path} must hold weights, found a Git LFS pointer to them; run `git lfs pull` in its "
-            "repository or download the file itself."
-        )
-    return head
+            f"{path} must be {expected}, found {found}; download it again or have its tensors "
+            "alone saved as .safetensors in float32."
+        ) from error
 
 
-def unreadable(path: Path, expected: str, error: Exception) -> UserError:
-    """The one sentence for a file that a library refused with `error`."""
-    head = file_head(path)
-    # torch's own message recommends loading without the protection: it is not repeated.
-    refused = _REFUSED_GLOBAL.search(str(error))
-    if not head:
-        found = "an empty file"
-    elif refused:
-        found = f"a pickled {refused[1]}, which is not built because it could run code"
-    elif "Object arrays" in str(error):
-        found = "arrays of pickled Python objects, which could run code"
-    elif head.isascii() and head.decode().replace("\n", " ").rstrip().isprintable():
-        found = f"text that begins with {head[:20].decode()!r}"
-    else:
-        found = f"a truncated or damaged file or another format ({type(error).__name__})"
-    return UserError(
-        f"{path} must be {expected}, found {found}; download it again or have its tensors alone "
-        "saved as .safetensors in float32."
-    )
+def _metadata(path: Path) -> dict[str, str]:
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}
 
 
-def _unopened(path: str | os.PathLike, error: OSError) -> UserError:
-    found = (error.strerror or str(error)).lower()
-    return UserError(f"{path} must be a weights file, found: {found}; correct the path.")
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file.items())
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: float32(array) for name, array in file.items()}
-    except _NPZ_ERRORS as error:
-        raise unreadable(path, "an .npz archive of plain arrays", error) from error
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        arrays = safetensors.numpy.load_file(path)
-    except _SAFETENSORS_ERRORS as error:
-        raise unreadable(path, "a safetensors file that NumPy can hold", error) from error
-    return {name: float32(array) for name, array in arrays.items()}
-
-
-def _read_torch(path: Path) -> dict:
+def _torch(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -172,38 +120,29 @@ def _read_torch(path: Path) -> dict:
             f"{path} needs torch 2.10 or newer, the first to read foreign checkpoints safely, "
             f"found torch {torch.__version__}; run `pip install --upgrade torch`."
         )
-
-    def arrays(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: arrays(item) for key, item in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(arrays(item) for item in value)
-        if isinstance(value, torch.Tensor):
-            value = value.float() if value.is_floating_point() else value
-            return value.numpy(force=True)
-        return value
-
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = arrays(torch.load(path, map_location="cpu", weights_only=True))
-    except _TORCH_ERRORS as error:
-        expected = "a PyTorch checkpoint of tensors and plain values"
-        raise unreadable(path, expected, error) from error
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
         raise UserError(
             f"{path} must hold a dictionary of tensors, found one {type(content).__name__}; save "
             "the state dict of the network."
         )
-    return content
+    tensors = {}
+    for keys, value in flatten_dict(content).items():
+        if isinstance(value, torch.Tensor):
+            value = value.float() if value.is_floating_point() else value  # NumPy has no bfloat16
+            tensors[".".join(map(str, keys))] = value.numpy(force=True)
+    return tensors
 
 
-def float32(array: np.ndarray) -> np.ndarray:
-    """Floating arrays of any precision as float32, others as they are."""
-    # np.issubdtype does not count bfloat16 among the floating types.
-    return array.astype(np.float32) if jnp.issubdtype(array.dtype, np.floating) else array
-
-
-_READERS = dict.fromkeys((".pth", ".pt", ".ckpt", ".bin"), _read_torch) | {
-    ".safetensors": _read_safetensors,
-    ".npz": _read_npz,
+_SAFETENSORS = "a safetensors file that NumPy can hold"
+# Ending -> (reader, what it expects).
+_READERS: dict[str, tuple[Callable[[Path], dict], str]] = {
+    **dict.fromkeys(
+        (".pth", ".pt", ".ckpt", ".bin"),
+        (_torch, "a PyTorch checkpoint of tensors and plain values"),
+    ),
+    ".safetensors": (safetensors.numpy.load_file, _SAFETENSORS),
+    ".npz": (_npz, "an .npz archive of plain arrays"),
+    ".onnx": (read_onnx, "an ONNX graph with its weights inside or beside it"),
 }

@@ -7,7 +7,6 @@ mark lies, an entry that it alone has, and all that is named alike up to there i
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -17,19 +16,10 @@ from yoda_jax.errors import UserError
 _WITHIN = r"(?:(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)*"
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|averaged?|teacher)(?![a-z])", re.IGNORECASE)
 
-
-def flat(tensors: Mapping[Any, Any], before: str = "") -> dict[str, Any]:
-    """What a file holds by dotted names, without the dictionaries that it is nested in."""
-    found = {}
-    for key, value in tensors.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{before}{key}.")
-        else:
-            found[f"{before}{key}"] = value
-    return found
+Entries = Mapping[str, np.ndarray]
 
 
-def prefix_of(entries: Mapping[str, Any], mark: str) -> str | None:
+def prefix_of(entries: Entries, mark: str) -> str | None:
     """What stands before the mark's name, and before all of its network's; None without the mark.
 
     Of several networks the averaged one is taken ("ema", "teacher"). Raises UserError where that
@@ -53,16 +43,14 @@ def around(prefix: str, part: str) -> str:
     return re.sub(rf"(^|\.){part}\.{_WITHIN}$", r"\1", prefix)
 
 
-def below(entries: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
-    """The tensors whose names begin with the prefix, named without it and without wrappers."""
+def below(entries: Entries, prefix: str) -> dict[str, np.ndarray]:
+    """The entries whose names begin with the prefix, named without it and without wrappers."""
     return {
         re.sub(rf"(^|(?<=\.)){_WITHIN}", "", name.removeprefix(prefix)): value
         for name, value in entries.items()
-        if name.startswith(prefix) and isinstance(value, np.ndarray | np.generic)
+        if name.startswith(prefix)
     }
 
 
-def _equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
-    return one.keys() == other.keys() and all(
-        np.array_equal(value, other[name]) for name, value in one.items()
-    )
+def _equal(one: Entries, other: Entries) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
