@@ -93,6 +93,7 @@ def get_config() -> ConfigDict:
     c.train.log_every = 100
     c.train.checkpoint_every = 5_000
     c.train.keep_checkpoints = 3
+    c.train.join_seconds = 300  # that processes wait for each other at the start of a job
     c.train.eval_every = 10_000  # steps between evaluations on few held-out pictures; 0: none
     c.train.eval_pictures = 4  # for figures and a grid, in log and TensorBoard
     c.train.best = "lpips"  # by which the best evaluated checkpoint is kept too: psnr, ssim, lpips

@@ -21,6 +21,7 @@ LATER: dict[str, Any] = {
     "data.max_megapixels": 100,
     "model.precision": "default",
     "train.best": "",
+    "train.join_seconds": 300,
     "eval.name": "eval",
 }
 

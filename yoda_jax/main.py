@@ -107,7 +107,7 @@ def _run(argv: Sequence[str]) -> None:
         check_bucket(path)
     train = config.train
     use_all_cpu_cores((train.batch_size // train.accumulate, config.eval.batch_size))
-    join_processes(_DISTRIBUTED.value)
+    join_processes(_DISTRIBUTED.value, train.join_seconds)
     cache = os.path.expanduser(os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/yoda_jax"))
     if not cache.startswith("~"):  # who has no home folder has no cache
         jax.config.update("jax_compilation_cache_dir", os.fspath(located(cache)))
