@@ -16,6 +16,7 @@ setup(
         "einops>=0.8",
         "etils[epath]>=1.9",
         "flax>=0.12,<0.13",
+        "google-crc32c>=1.5",
         "jax>=0.10,<0.13",
         "jaxtyping>=0.3",
         "matplotlib>=3.9",

@@ -96,8 +96,12 @@ status)
         --format="value(state.state)"
     on_all "$job && echo running || echo no job"
     ;;
-logs) on_first "tail -n ${LINES_SHOWN:-50} yoda_jax/job.log 2> /dev/null || echo no output yet" ;;
-stop) on_all "$job && kill -TERM \$(cat yoda_jax/job.pid) || echo no job" ;;
+logs)
+    on_first "tail -n ${LINES_SHOWN:-50} yoda_jax/job.log 2> /dev/null || echo no output yet"
+    ;;
+stop)
+    on_all "$job && kill -TERM \$(cat yoda_jax/job.pid) || echo no job"
+    ;;
 delete)
     if [ -z "$dry" ] && ! exists; then
         echo "$name is not there"

@@ -92,9 +92,20 @@ def check(command):
             assert (ROOT / script).is_file() and Path(script).parent.name == "launch"
             if script == "launch/demo.sh":
                 check_job(["--config=configs/demo.py", *arguments])
+            elif script == "launch/processes.sh":
+                assert int(arguments[0]) > 1
+                check_job(arguments[1:])
+            elif script == "launch/tpu_pod.sh":
+                assert f"\n{arguments[0]})" in (ROOT / script).read_text(), "no such command"
+                if len(arguments) > 1:
+                    check_job(arguments[1:])
+        case ["sbatch", *arguments]:
+            script = next(i for i, a in enumerate(arguments) if not a.startswith("--"))
+            assert (ROOT / arguments[script]).is_file()
+            check_job(arguments[script + 1 :])
         case ["python", "-m", "yoda_jax.main", *arguments]:
             check_job(arguments)
-        case ["python", "-m", module, *arguments] if module.startswith("tests.bench."):
+        case ["python", "-m", module, *arguments] if module.startswith("tests."):
             check_bench(module, arguments)
         case ["python", "-m", "pytest", *arguments]:
             assert all((ROOT / a).exists() for a in arguments if not a.startswith("-"))
@@ -104,7 +115,7 @@ def check(command):
             own = [extra for a in arguments for extra in re.findall(r"^\.\[(.+)\]$", a)]
             packaging = (ROOT / "setup.py").read_text()
             assert all(f'"{e}": [' in packaging for extras in own for e in extras.split(","))
-        case ["source", ".venv/bin/activate"] | ["tensorboard", "--logdir", _]:
+        case ["source", ".venv/bin/activate"] | ["tensorboard", "--logdir", _] | ["export", *_]:
             pass
         case _:
             raise AssertionError("unknown command")

@@ -5,21 +5,24 @@ A folder of records holds the shards, an index beside each shard, `manifest.json
 """
 
 import contextlib
+import itertools
 import json
 import os
+import resource
+import struct
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 
+import google_crc32c
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-# Not in TensorFlow's public names: its only reader at a byte offset that verifies checksums.
-from tensorflow.python.lib.io.tf_record import tf_record_random_reader
-
 from yoda_jax.errors import UserError
 from yoda_jax.prefetch import prefetch
+from yoda_jax.runs import in_bucket
 
 # TensorFlow only reads and writes files here: the accelerator's memory is JAX's.
 tf.config.set_visible_devices([], "GPU")
@@ -37,8 +40,8 @@ FEATURES = tfds.features.FeaturesDict(
     }
 )
 _NAME, _SPLIT = "yoda", "train"
-_OPEN_FILES = 16  # of a thread; sets of a thousand shards would exceed what a process may open
-_FRAME_BYTES = 16  # length, its checksum and the data's checksum around every record
+_HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")  # a record's length; both with checksums
+_FRAME_BYTES = _HEAD.size + _TAIL.size
 
 
 def shard_path(folder: epath.Path, shard: int, shards: int) -> epath.Path:
@@ -163,7 +166,7 @@ class Records:
                 f"{self.folder} holds no complete records (no manifest.json); run the same command "
                 "with --mode=precompute first."
             )
-        self._where: list[tuple[str, int]] = []
+        self._where: list[tuple[str, int, int]] = []
         for name in self.manifest["files"]:
             if os.path.basename(name) != name:
                 raise UserError(
@@ -177,31 +180,61 @@ class Records:
                     f"{path} or its index is missing, though manifest.json lists it; copy the "
                     "whole folder, or delete it and run --mode=precompute."
                 )
-            self._where += [(os.fspath(path), offset) for offset in index["offsets"]]
-        self._readers = threading.local()
+            ends = itertools.pairwise([*index["offsets"], index["bytes"]])
+            self._where += [(os.fspath(path), start, stop) for start, stop in ends]
+        self._files: dict[str, int] = {}  # descriptors, which all threads share
+        self._opening = threading.Lock()
+        self._keeps_open = len(self.manifest["files"]) <= _allowed_files() // 2
 
     def __len__(self) -> int:
         return len(self._where)
 
     def __getitem__(self, index: int) -> dict:
         """One example: `name` (str), `hr`, `lr`, `attention`, `attention_scale`, `place`."""
-        path, offset = self._where[index]
-        readers = self._readers.__dict__
-        if path not in readers:
-            if len(readers) >= _OPEN_FILES:
-                readers.clear()
-            readers[path] = tf_record_random_reader(path)
+        path, start, stop = self._where[index]
         try:
-            serialized, _ = readers[path].read(offset)
-        except (
-            tf.errors.DataLossError,
-            tf.errors.OutOfRangeError,
-            IndexError,
-            tf.errors.NotFoundError,
-        ) as error:
+            serialized = _unframed(self._read(path, start, stop))
+        except (OSError, ValueError, tf.errors.OpError) as error:
             raise UserError(
-                f"Record {index} at byte {offset} of {path} is damaged ({error}); delete that "
+                f"Record {index} at byte {start} of {path} is damaged ({error}); delete that "
                 "file and its .json, and run --mode=precompute to write it again."
             ) from error
         example = FEATURES.deserialize_example_np(serialized)
         return {**example, "name": example["name"].decode("utf-8", "surrogateescape")}
+
+    def _read(self, path: str, start: int, stop: int) -> bytes:
+        """The bytes start..stop-1 of a shard, at one go and without a position that is shared."""
+        if in_bucket(path) or not self._keeps_open:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+        with self._opening:
+            if path not in self._files:
+                self._files[path] = os.open(path, os.O_RDONLY)
+                weakref.finalize(self, os.close, self._files[path])
+        return os.pread(self._files[path], stop - start, start)
+
+
+def _allowed_files() -> int:
+    """How many files this process may open, raised as far as the system lets it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most if most != resource.RLIM_INFINITY else 1 << 20
+
+
+def _unframed(frame: bytes) -> bytes:
+    """A record without length and checksums; raises ValueError where one of them is wrong."""
+    if len(frame) < _FRAME_BYTES:
+        raise ValueError("its end is missing")
+    (length, of_length), data = _HEAD.unpack_from(frame), frame[_HEAD.size : -_TAIL.size]
+    if length != len(data) or of_length != _masked(frame[:8]):
+        raise ValueError("its length is wrong")
+    if _TAIL.unpack(frame[-_TAIL.size :])[0] != _masked(data):
+        raise ValueError("its checksum is wrong")
+    return data
+
+
+def _masked(data: bytes) -> int:
+    """The checksum as TFRecords keep it (tensorflow/core/lib/hash/crc32c.h)."""
+    value = google_crc32c.value(data)
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
