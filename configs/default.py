@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """The defaults: SR3 with the mask, 16 -> 128, no data set named yet."""
     c = ConfigDict()
-    c.mode = "train"  # train, compare, study, precompute, eval, show, import, export; --mode first
+    c.mode = "train"  # train, compare, study, precompute, eval, show, compile ...; --mode first
     c.workdir = ""  # of checkpoints, logs and reports; empty: runs/CONFIG; --workdir has precedence
     c.seed = 0  # of parameters, data order, noise and samples
 

@@ -31,13 +31,21 @@ JOBS = {
     "precompute": "precompute",
     "eval": "evaluate",
     "show": "show",
+    "compile": "compile",
     "import": "import_weights",
     "export": "export_weights",
 }
 _OF_A_RUN = ("eval", "export", "show")  # take a run's own configuration where none is given
-_WITHOUT_SOURCE = ("show", "import", "export")  # need no pictures to be named
+_WITHOUT_SOURCE = ("show", "compile", "import", "export")  # need no pictures to be named
 # What only some modes take: flag -> modes.
-_TAKEN_BY = {"input": ("import",), "output": ("export",), "step": ("eval", "export")}
+_TAKEN_BY = {
+    "input": ("import",),
+    "output": ("export",),
+    "step": ("eval", "export"),
+    "topology": ("compile",),
+    "max_batch": ("compile",),
+}
+_NEEDED = {"input": "FILE", "output": "FILE", "topology": "SLICE"}
 # Errors of a file that a user can mend; others are ours and keep their traceback.
 _OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
@@ -51,6 +59,8 @@ _DISTRIBUTED = flags.DEFINE_string(
 )
 flags.DEFINE_string("input", None, "Of mode import: a checkpoint file.")
 flags.DEFINE_string("output", None, "Of mode export: a .safetensors file.")
+flags.DEFINE_string("topology", None, "Of mode compile: a slice of TPUs, as v5e:4x4.")
+flags.DEFINE_bool("max_batch", None, "Of mode compile: look for the largest batch that fits.")
 flags.DEFINE_integer("step", None, "Of modes eval and export: an older checkpoint.")
 
 
@@ -131,8 +141,8 @@ def _options(mode: str) -> dict[str, Any]:
         value = flags.FLAGS[name].value
         if mode in modes:
             options[name] = value
-            if not value and name != "step":
-                raise UserError(f"--mode={mode} needs --{name}=FILE, found none.")
+            if not value and name in _NEEDED:
+                raise UserError(f"--mode={mode} needs --{name}={_NEEDED[name]}, found none.")
             if name == "input":
                 on_a_disk("--input", value)
         elif value is not None:

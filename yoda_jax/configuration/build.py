@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.stages import Compiled
 from ml_collections import ConfigDict
 
 from yoda_jax.attention.classical import CLASSICAL, ClassicalAttention
@@ -175,6 +176,24 @@ def train_step(config: ConfigDict, method: Method, mesh: Mesh, abstract: TrainSt
         out_shardings=(where, sharding.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def compiled_step(
+    config: ConfigDict, method: Method, mesh: Mesh
+) -> tuple[dict[str, jax.ShapeDtypeStruct], Compiled]:
+    """(the shapes of a batch, the training step compiled for them), also for absent devices."""
+    size, rows = config.data.patch or config.data.hr_size, sharding.by_rows(mesh)
+    sides = {"hr": (size, 3), "lr": (size // config.data.scale, 3), "attention": (size, 1)}
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (config.train.batch_size, n, n, channels), jnp.uint8, sharding=rows
+        )
+        for name, (n, channels) in sides.items()
+    }
+    _, abstract = state(config, method, mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    step = train_step(config, method, mesh, abstract)
+    return batch, step.lower(abstract, batch, key).compile()
 
 
 def weights_file(config: ConfigDict) -> os.PathLike:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from yoda_jax.attention.classical import CLASSICAL
@@ -77,10 +78,10 @@ def validate(config: ConfigDict, mode: str = "train") -> None:
         _validate_diffusion(config)
 
 
-def check_batches(config: ConfigDict) -> None:
-    """Raises UserError where the devices cannot share out the batch of training."""
-    c = config.train
-    sharding.check_batch(sharding.make_mesh(), "train.batch_size", c.batch_size, c.accumulate)
+def check_batches(config: ConfigDict, mesh: Mesh | None = None) -> None:
+    """Raises UserError where the devices (of a mesh) cannot share out the batch of training."""
+    c, mesh = config.train, mesh or sharding.make_mesh()
+    sharding.check_batch(mesh, "train.batch_size", c.batch_size, c.accumulate)
 
 
 def require_source(config: ConfigDict) -> None:

@@ -1,7 +1,6 @@
 """show: what a configuration means, before it is run: parameters, FLOPs and memory of a step."""
 
 import jax
-import jax.numpy as jnp
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -21,19 +20,11 @@ def run(config: ConfigDict, workdir: str) -> None:
     del workdir
     fields.check_batches(config)
     mesh, method = sharding.make_mesh(), build.method(config)
-    data, train, chain = config.data, config.train, config.diffusion
+    train, chain = config.train, config.diffusion
     print(config)
     _, abstract = build.state(config, method, mesh)
     print(parameter_overview.get_parameter_overview(abstract.params, include_stats=False))
-    size, rows = data.patch or data.hr_size, sharding.by_rows(mesh)
-    sides = {"hr": (size, 3), "lr": (size // data.scale, 3), "attention": (size, 1)}
-    batch = {
-        name: jax.ShapeDtypeStruct((train.batch_size, n, n, channels), jnp.uint8, sharding=rows)
-        for name, (n, channels) in sides.items()
-    }
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    step = build.train_step(config, method, mesh, abstract)
-    compiled = step.lower(abstract, batch, key).compile()
+    batch, compiled = build.compiled_step(config, method, mesh)
     memory, last = compiled.memory_analysis(), gammas(build.betas(config))[-1]
     # XLA counts the body of a loop, here one part of the batch, once.
     flops = compiled.cost_analysis()["flops"] * mesh.size * train.accumulate

@@ -1,0 +1,57 @@
+"""The steps compiled for TPUs that are not there."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from command_line import TINY, run
+
+from yoda_jax.jobs.compile import CHIPS, _report, collectives
+from yoda_jax.training import sharding
+
+
+@pytest.fixture(scope="module")
+def reduced():
+    """A sum of a matrix of 8 MB over eight devices, which each hold an eighth of its terms."""
+    mesh = sharding.make_mesh()
+    rows, whole = sharding.by_rows(mesh), sharding.replicated(mesh)
+    given = jax.ShapeDtypeStruct((8, 1024, 2048), jnp.float32, sharding=rows)
+    return jax.jit(lambda x: x.sum(0), out_shardings=whole).lower(given).compile()
+
+
+def test_collectives_are_counted_with_their_bytes(reduced):
+    assert collectives(reduced.as_text()) == {"all-reduce": (1, 4 * 1024 * 2048)}
+
+
+def test_collectives_of_a_tpus_program_are_read():
+    program = """
+  %all-reduce = (f32[64]{0:T(128)}, bf16[8,4]{1,0:T(8,128)(2,1)}) all-reduce-start(%a, %b)
+  %done = (f32[64]{0:T(128)}, bf16[8,4]{1,0}) all-reduce-done(%all-reduce)
+  %all-gather.5 = f32[16,8]{0,1:T(8,128)S(1)} all-gather(%fusion), channel_id=3, dimensions={0}
+  %copy = f32[16,8]{0,1:T(8,128)} copy(%all-gather.5)
+"""
+    found = {"all-reduce": (1, 4 * 64 + 2 * 32), "all-gather": (1, 4 * 16 * 8)}
+    assert collectives(program) == found
+
+
+def test_a_report_says_what_bounds_the_step(reduced):
+    report = _report("sum", reduced, CHIPS["TPU v5 lite"])
+    assert "1 all-reduce of 8.4 MB" in report and "memory bounds it" in report
+    held = float(re.search(r"memory +([\d.]+) GiB state", report)[1])
+    assert held == pytest.approx(4 * 1024 * 2048 / 2**30, abs=0.01)
+
+
+def test_an_unknown_slice_is_one_sentence():
+    result = run("--config=configs/demo.py", *TINY, "--mode=compile", "--topology=nothing")
+    assert result.returncode == 2
+    assert "--topology must be a slice as v5e:4x4" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_both_steps_are_compiled_for_a_slice():
+    pytest.importorskip("libtpu", reason="libtpu is missing, extra [tpu]")
+    result = run("--config=configs/demo.py", *TINY, "--mode=compile", "--topology=v5e:2x2")
+    assert result.returncode == 0, result.stderr
+    assert "v5e:2x2: 4 of TPU v5 lite" in result.stdout
+    assert result.stdout.count("bounds it") == 2 and "all-reduce" in result.stdout

@@ -1,0 +1,159 @@
+"""compile: will it fit, and what bounds it: the steps compiled for TPUs that are not there."""
+
+import re
+from collections import Counter
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from jax.stages import Compiled
+from ml_collections import ConfigDict
+
+from yoda_jax.configuration import build, fields
+from yoda_jax.errors import UserError
+from yoda_jax.training import sharding
+
+_GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """Of one device: the peak of bfloat16 products a second, bytes a second, GiB of memory."""
+
+    flops: float
+    bandwidth: float
+    memory: float
+
+
+# By the kind that JAX names; from Google's pages on each TPU version.
+CHIPS = {
+    "TPU v4": Chip(275e12, 1228e9, 32),
+    "TPU v5 lite": Chip(197e12, 819e9, 16),
+    "TPU v5": Chip(459e12, 2765e9, 95),
+    "TPU v6 lite": Chip(918e12, 1640e9, 32),
+}
+# %name = RESULTS KIND(...: results are arrays with layouts, several in brackets.
+_COLLECTIVE = re.compile(
+    r"^[^=]*= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\(",
+    re.MULTILINE,
+)
+_ARRAY = re.compile(r"\b(?:pred|bf16|[suf]\d+)\[[\d,]*\]")
+_BYTES = {"pred": 1, "bf16": 2}
+
+
+def run(config: ConfigDict, workdir: str, topology: str, max_batch: bool) -> None:
+    """Prints memory, FLOPs, traffic and collectives of the training step and of a sampling step.
+
+    `topology` is a slice as "v5e:4x4". With `max_batch` the largest batch that fits is looked for,
+    by doubling and then halving the distance. Nothing is computed and no picture is read. Raises
+    UserError where the slice is unknown or libtpu is missing.
+    """
+    del workdir
+    jax.config.update("jax_enable_compilation_cache", False)  # it needs the devices to read it
+    mesh = Mesh(np.array(_devices(topology)), ("data",))
+    chip = CHIPS.get(mesh.devices.flat[0].device_kind)
+    batch = config.train.batch_size
+    step = _training_step(config, mesh)
+    print(f"\n{topology}: {mesh.size} of {mesh.devices.flat[0].device_kind}; figures a device")
+    text = f"training step, batch {batch} ({batch // mesh.size} a device), {config.model.dtype}"
+    print(_report(text, step, chip))
+    if build.network(config).diffuses:
+        size = mesh.size * -(-config.eval.batch_size // mesh.size)
+        print(_report(f"sampling step, batch {size}", _sampling_step(config, mesh, size), chip))
+    if max_batch and chip is not None:
+        print(f"largest batch that fits: {_largest(config, mesh, chip)}")
+
+
+def _devices(topology: str) -> list:
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # of jaxlib, of several kinds
+        raise UserError(
+            f"--topology must be a slice as v5e:4x4, and libtpu installed ([tpu]); found "
+            f"{topology!r} ({' '.join(str(error).split())[:200]})."
+        ) from error
+
+
+def _training_step(config: ConfigDict, mesh: Mesh) -> Compiled:
+    logging.info("compiling the training step of batch %d", config.train.batch_size)
+    fields.check_batches(config, mesh)
+    return build.compiled_step(config, build.method(config), mesh)[1]
+
+
+def _sampling_step(config: ConfigDict, mesh: Mesh, size: int) -> Compiled:
+    """The network's estimate of the noise from what is computed once a picture."""
+    logging.info("compiling the sampling step of batch %d", size)
+    method, rows = build.method(config), sharding.by_rows(mesh)
+    _, state = build.state(config, method, mesh)
+    lr = jax.ShapeDtypeStruct((size, *(build.lr_size(config),) * 2, 3), jnp.uint8)
+    z = jax.ShapeDtypeStruct((size, *(config.data.hr_size,) * 2, 3), jnp.float32)
+    level = jax.ShapeDtypeStruct((size,), jnp.float32)
+    inputs = z, level, jax.eval_shape(method.condition, state.eval_params, lr)
+    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), inputs)
+    step = jax.jit(lambda params, *given: method.network.apply({"params": params}, *given))
+    return step.lower(state.eval_params, *placed).compile()
+
+
+def _report(title: str, step: Compiled, chip: Chip | None) -> str:
+    memory, cost = step.memory_analysis(), step.cost_analysis()
+    held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    flops, traffic = cost["flops"], cost["bytes accessed"]
+    room, least = "", ""
+    if chip is not None:
+        room = f" of {chip.memory} GiB"
+        seconds = flops / chip.flops, traffic / chip.bandwidth
+        bound = "memory" if seconds[1] > seconds[0] else "arithmetic"
+        least = (
+            f"\n  at least        {1e3 * seconds[0]:.2f} ms at the chip's peak, "
+            f"{1e3 * seconds[1]:.2f} ms at its memory's speed: {bound} bounds it"
+        )
+    found = collectives(step.as_text())
+    listed = ", ".join(f"{n} {kind} of {size / 1e6:.1f} MB" for kind, (n, size) in found.items())
+    return (
+        f"\n{title}\n"
+        f"  memory          {held / _GIB:.2f} GiB state and inputs, {temporary / _GIB:.2f} GiB "
+        f"temporaries{room}\n"
+        f"  FLOPs           {flops / 1e12:.3f} TFLOP\n"
+        f"  traffic         {traffic / 1e9:.2f} GB\n"
+        f"  collectives     {listed or 'none'}{least}"
+    )
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+    """Of a compiled program's text: kind of collective -> (how many, bytes of their results)."""
+    counts, sizes = Counter(), Counter()
+    for shapes, kind in _COLLECTIVE.findall(text):
+        counts[kind] += 1
+        for array in _ARRAY.findall(shapes):
+            kind_of, _, sides = array[:-1].partition("[")
+            each = _BYTES.get(kind_of) or int(kind_of[1:]) // 8
+            sizes[kind] += each * int(np.prod([int(n) for n in sides.split(",") if n]))
+    return {kind: (counts[kind], sizes[kind]) for kind in counts}
+
+
+def _largest(config: ConfigDict, mesh: Mesh, chip: Chip) -> int:
+    """The largest batch whose step fits into a device's memory, 0 where none does."""
+
+    def fits(parts: int) -> bool:
+        tried = config.copy_and_resolve_references()
+        tried.train.batch_size = parts * unit
+        try:
+            memory = _training_step(tried, mesh).memory_analysis()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return False
+        needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        return needed < chip.memory * _GIB
+
+    unit, least, most = mesh.size * config.train.accumulate, 0, 1
+    while fits(most):
+        least, most = most, 2 * most
+    while most - least > max(1, least // 8):  # an eighth is as exact as other jobs allow
+        middle = (least + most) // 2
+        least, most = (middle, most) if fits(middle) else (least, middle)
+    return least * unit
