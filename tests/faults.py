@@ -3,7 +3,7 @@
 A small job (pre-computation, training, evaluation) is killed by SIGKILL at random moments and begun
 again until it ends, as often as `runs` says in all; then its weights are compared, bit for bit,
 with those of a job that nobody disturbed. The moments are drawn from the time that a job takes, and
-every second one from those around a checkpoint's writing. Prints a Markdown table.
+two of three from those around a checkpoint's writing. Prints a Markdown table.
 """
 
 import argparse
@@ -28,7 +28,7 @@ JOB += [f"--config.train.steps={STEPS}", "--config.train.checkpoint_every=5"]
 # What the log has said last -> where a job was; the last that fits counts.
 PHASES = {
     "devices in all": "pre-computation",
-    "eval records": "start of training",
+    "eval records": "restoring",
     "compiling the step": "compilation",
     r"\[\d+\]": "training",
     "restored step": "evaluation",
@@ -100,35 +100,31 @@ def main() -> None:
             root = f"gs://{NAME}"
         log = folder / "log"
         undisturbed, killed = f"{root}/undisturbed", f"{root}/killed"
+        begun = time.monotonic()
         wait(start(undisturbed, environment, options.processes, log), log)
+        length = time.monotonic() - begun
         expected = weights(undisturbed, environment, folder)
         where, equal, jobs, kills = Counter(), 0, 0, 0
-        length = 0.0
         while kills < options.runs:
             workdir, jobs, ended = f"{killed}{jobs}", jobs + 1, False
             while not ended:
                 begun = time.monotonic()
                 job = start(workdir, environment, options.processes, log)
-                # A first job, timed, is not killed before it has saved something.
-                moment = draw.uniform(0, length or 20)
-                at_a_save, saves = draw.random() < 0.5, 0
+                moment = draw.uniform(0, length)
+                saves = draw.choice((0, 1, 2))  # to wait for instead, if any
                 while not (ended := all(process.poll() is not None for process in job)):
-                    text = log.with_suffix(".0").read_text()
-                    saves = text.count("tracked_metric")  # what Orbax says at each save
-                    if kills < options.runs and (
-                        (at_a_save and saves >= 1) or time.monotonic() - begun > moment
-                    ):
+                    said = log.with_suffix(".0").read_text().count("saving the checkpoint")
+                    due = said >= saves if saves else time.monotonic() - begun > moment
+                    if due and kills < options.runs:
                         time.sleep(draw.uniform(0, 0.4))
                         draw.choice(job).kill()
                         for process in job:
                             process.wait()
                         kills += 1
-                        where["write of a checkpoint" if at_a_save and saves else phase(log)] += 1
+                        where["a checkpoint's write" if saves else phase(log)] += 1
                         break
                     time.sleep(0.01)
-                length = max(length, time.monotonic() - begun)
-                if ended:
-                    wait(job, log)
+            wait(job, log)
             equal += weights(workdir, environment, folder) == expected
         print(
             f"\n{kills} kills of {jobs} jobs of {STEPS} steps, {options.processes} process(es), ",

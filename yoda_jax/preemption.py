@@ -46,7 +46,7 @@ class _Stop:
         self._hears, self._client, self._index = hears, state.client, state.process_id or 0
         self._count = (state.num_processes or 1) if state.client else 1
         self._lock, self._agreed = threading.Lock(), threading.Event()
-        self._asked, self._last_step = False, 0
+        self._asked, self._last_step, self.over = False, 0, False
         self.position = _Position()
 
     def move(self, **changes: int | bool) -> bool:
@@ -74,6 +74,8 @@ class _Stop:
         while not self._hears(_SECONDS_BETWEEN_LOOKS if self._client else None):
             if self._client and self._said(_STOP):
                 break
+        if self.over:
+            return
         if self._client:
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was first
                 self._client.key_value_set(_STOP, "")
@@ -138,7 +140,8 @@ def stopping_in_order() -> Iterator[None]:
     try:
         yield
     finally:
-        _stop = None
+        _stop.over, _stop = True, None
+        os.write(hear, b"\0")
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -41,6 +41,7 @@ FEATURES = tfds.features.FeaturesDict(
 )
 _NAME, _SPLIT = "yoda", "train"
 _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")  # a record's length; both with checksums
+_OPEN_FILES = 16  # of a thread, in a bucket
 _FRAME_BYTES = _HEAD.size + _TAIL.size
 
 
@@ -183,7 +184,7 @@ class Records:
             ends = itertools.pairwise([*index["offsets"], index["bytes"]])
             self._where += [(os.fspath(path), start, stop) for start, stop in ends]
         self._files: dict[str, int] = {}  # descriptors, which all threads share
-        self._opening = threading.Lock()
+        self._opening, self._of_thread = threading.Lock(), threading.local()
         self._keeps_open = len(self.manifest["files"]) <= _allowed_files() // 2
 
     def __len__(self) -> int:
@@ -205,9 +206,13 @@ class Records:
     def _read(self, path: str, start: int, stop: int) -> bytes:
         """The bytes start..stop-1 of a shard, at one go and without a position that is shared."""
         if in_bucket(path) or not self._keeps_open:
-            with tf.io.gfile.GFile(path, "rb") as file:
-                file.seek(start)
-                return file.read(stop - start)
+            files = self._of_thread.__dict__  # each with a position, and slow to open
+            if path not in files:
+                if len(files) >= _OPEN_FILES:
+                    files.clear()
+                files[path] = tf.io.gfile.GFile(path, "rb")
+            files[path].seek(start)
+            return files[path].read(stop - start)
         with self._opening:
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDONLY)

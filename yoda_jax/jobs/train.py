@@ -88,6 +88,7 @@ def fit(config: ConfigDict, workdir: str) -> None:
                     with progress.apart("evaluation"):
                         figures = evaluation(step + 1, state)
                     stopped = figures is None
+                logging.info("saving the checkpoint of step %d", step + 1)
                 with progress.apart("checkpoint"):
                     checkpoints.save(state, step + 1, made_with, figures)
                     publish()
