@@ -112,7 +112,8 @@ def _plan(
     for split in expected:
         if not isinstance(sources[split], UserError):
             prints[split] = sources[split].prints()
-    _check_shared(config, prints)
+    # A training that was begun goes on with what its records hold.
+    _check_shared(config, {s: begun and stored[s] or prints[s] for s in prints})
     for split, wanted in expected.items():
         folder, source, per_shard = folders[split], sources[split], config.data.pictures_per_shard
         complete = (folder / "manifest.json").exists()
