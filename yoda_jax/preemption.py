@@ -1,4 +1,4 @@
-"""Stopping in order: SIGTERM or Ctrl-C to one process saves what all of them have not saved yet.
+"""Stopping in order: a signal to one process saves what all of them have not saved yet.
 
 The main thread may be in a compilation or wait for other processes, so a thread of its own hears
 the signal. Outside of training nothing would be lost, and it ends the process at once. In training
@@ -17,16 +17,25 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-import jax
-from jax._src import distributed as coordination  # its store of keys has no public name
-
-from yoda_jax.processes import leave_at_once
+from yoda_jax.processes import (
+    SECONDS_BETWEEN_LOOKS,
+    awaited,
+    joined,
+    leave_at_once,
+    patience,
+    said,
+    tell,
+)
 
 STATUS = 75  # EX_TEMPFAIL of sysexits.h: to be tried again later
 _STOP, _AT, _SAVED = "yoda_jax/stop", "yoda_jax/at/", "yoda_jax/saved/"
-_SECONDS_BETWEEN_LOOKS = 1.0
-_SECONDS_TO_BE_SEEN = 4.0  # process 0 keeps the store of keys, so it leaves last
-_LONGEST_SAVE = 600_000  # milliseconds
+_LONGEST_SAVE = 600.0  # seconds
+# Of schedulers, of a terminal's keys, and of a terminal that is closed.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Stopped(Exception):
+    """A stop within a step of the training, which is to be saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +51,7 @@ class _Stop:
     """A stop of this process, not yet asked for; `hears` tells when a signal has come."""
 
     def __init__(self, hears: Callable[[float | None], bool]) -> None:
-        state = coordination.global_state
-        self._hears, self._client, self._index = hears, state.client, state.process_id or 0
-        self._count = (state.num_processes or 1) if state.client else 1
+        self._hears, self._processes = hears, joined()
         self._lock, self._agreed = threading.Lock(), threading.Event()
         self._asked, self._last_step, self.over = False, 0, False
         self.position = _Position()
@@ -56,6 +63,7 @@ class _Stop:
             return self._asked
 
     def reached(self) -> bool:
+        """Passes a step; returns whether it is the last one."""
         if not self.move(steps=self.position.steps + 1):
             return False
         self._agreed.wait()
@@ -63,54 +71,45 @@ class _Stop:
 
     def saved(self) -> NoReturn:
         """Ends the process from its main thread, after all was saved."""
-        if self._client is not None:
-            self._client.key_value_set(f"{_SAVED}{self._index}", "")
-            leave_at_once(STATUS, self._patience())
+        if self._processes:
+            tell(f"{_SAVED}{self._processes[0]}")
+            leave_at_once(STATUS)
         _say("what was trained is saved")
         raise SystemExit(STATUS)
 
     def watch(self) -> None:
         """Waits for a signal to this process, or to another one, and stops."""
-        while not self._hears(_SECONDS_BETWEEN_LOOKS if self._client else None):
-            if self._client and self._said(_STOP):
-                break
+        if self._processes is None:
+            self._hears(None)
+        else:
+            while not self._hears(SECONDS_BETWEEN_LOOKS) and said(_STOP) is None:
+                pass
         if self.over:
             return
-        if self._client:
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was first
-                self._client.key_value_set(_STOP, "")
         with self._lock:
             self._asked, mine = True, self.position
-        others = self._exchange(mine)
-        training = [other for other in others if other.unsaved]
-        self._last_step = 1 + max((other.steps for other in training), default=0)
+        positions = self._exchange(mine)
+        training = {i: position for i, position in enumerate(positions) if position.unsaved}
+        self._last_step = 1 + max((p.steps for p in training.values()), default=0)
         self._agreed.set()
-        needed = any(other.trainings > mine.trainings for other in training)
+        needed = any(p.trainings > mine.trainings for p in training.values())
         if mine.unsaved or needed:
             return  # the main thread comes to the step
-        for index, other in enumerate(others):
-            if other.unsaved:
-                self._client.blocking_key_value_get(f"{_SAVED}{index}", _LONGEST_SAVE)
+        for index in training:
+            awaited(f"{_SAVED}{index}", _LONGEST_SAVE)
         _say("what was done is kept")
-        time.sleep(self._patience())
+        time.sleep(patience())
         os._exit(STATUS)
 
     def _exchange(self, mine: _Position) -> list[_Position]:
-        if self._client is None:
+        """The positions of all processes, of which each then knows that it has to stop."""
+        if self._processes is None:
             return [mine]
-        text = json.dumps(dataclasses.asdict(mine))
-        self._client.key_value_set(f"{_AT}{self._index}", text)
-        keys = [f"{_AT}{index}" for index in range(self._count)]
-        found = [self._client.blocking_key_value_get(key, _LONGEST_SAVE) for key in keys]
-        return [_Position(**json.loads(text)) for text in found]
-
-    def _said(self, key: str) -> bool:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # how it says that nothing is there
-            return self._client.key_value_try_get(key) is not None
-        return False
-
-    def _patience(self) -> float:
-        return _SECONDS_TO_BE_SEEN if self._count > 1 and self._index == 0 else 0.0
+        index, count = self._processes
+        tell(_STOP)
+        tell(f"{_AT}{index}", json.dumps(dataclasses.asdict(mine)))
+        texts = [awaited(f"{_AT}{i}", _LONGEST_SAVE) for i in range(count)]
+        return [_Position(**json.loads(text)) for text in texts]
 
 
 _stop: _Stop | None = None  # signals belong to the process
@@ -118,9 +117,10 @@ _stop: _Stop | None = None  # signals belong to the process
 
 @contextlib.contextmanager
 def stopping_in_order() -> Iterator[None]:
-    """Makes SIGTERM and Ctrl-C stop in order; a second Ctrl-C interrupts at once.
+    """Makes SIGTERM, Ctrl-C and SIGHUP stop in order; a second Ctrl-C interrupts at once.
 
-    Must be entered in the main thread, after the processes have joined: JAX takes SIGTERM then.
+    What is ignored stays so, as `nohup` wants. Must be entered in the main thread, after the
+    processes have joined: JAX takes SIGTERM then.
     """
     global _stop
     heard, hear = os.pipe()
@@ -129,11 +129,14 @@ def stopping_in_order() -> Iterator[None]:
     def hears(seconds: float | None) -> bool:
         return bool(select.select([heard], [], [], seconds)[0])
 
-    def interrupt(signum: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def handle(signum: int, frame: object) -> None:
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    handlers = {signal.SIGTERM: lambda signum, frame: None, signal.SIGINT: interrupt}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: how for number, how in before.items() if how != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handle)
     wakeup = signal.set_wakeup_fd(hear)  # is written to at once, whatever the main thread does
     _stop = _Stop(hears)
     threading.Thread(target=_stop.watch, daemon=True).start()
@@ -143,8 +146,8 @@ def stopping_in_order() -> Iterator[None]:
         _stop.over, _stop = True, None
         os.write(hear, b"\0")
         signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, how in before.items():
+            signal.signal(number, how)
 
 
 @contextlib.contextmanager
@@ -173,10 +176,6 @@ def training() -> Iterator[Callable[[], None]]:
 def reached() -> bool:
     """Whether to save now and leave the block; to be asked after each step, by all processes."""
     return _stop is not None and _stop.reached()
-
-
-class Stopped(Exception):
-    """A stop within a step of the training, which is to be saved."""
 
 
 def check_stop() -> None:

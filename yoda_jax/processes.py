@@ -27,7 +27,7 @@ from yoda_jax.errors import UserError
 _Result = TypeVar("_Result")
 
 _FAILED = "yoda_jax/failed"
-_SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_BE_HEARD = 5.0
 
 
@@ -166,24 +166,18 @@ def ending_together() -> Iterator[None]:
     They may wait for it in a collective, which no exception reaches. So each looks from a thread
     whether another one has failed. One that dies without a word ends them by its heart-beat.
     """
-    client, index = coordination.global_state.client, coordination.global_state.process_id
-    if client is None:
+    if joined() is None:
         yield
         return
+    index, _ = joined()
     speaks, done = threading.Lock(), threading.Event()
-    # Process 0 keeps the store of keys, so it leaves last.
-    patience = _SECONDS_TO_BE_HEARD if index == 0 else 0.0
-
-    def heard() -> str | None:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # how it says that nothing is there
-            return client.key_value_try_get(_FAILED)
 
     def look() -> None:
-        while not done.wait(_SECONDS_BETWEEN_LOOKS):
-            message = heard()
+        while not done.wait(SECONDS_BETWEEN_LOOKS):
+            message = said(_FAILED)
             if message and speaks.acquire(blocking=False):
                 print(f"yoda_jax: {message}", file=sys.stderr, flush=True)
-                time.sleep(patience)
+                time.sleep(patience())
                 os._exit(2)
 
     threading.Thread(target=look, daemon=True).start()
@@ -192,16 +186,14 @@ def ending_together() -> Iterator[None]:
     except (Exception, KeyboardInterrupt) as error:
         speaks.acquire()
         text = " ".join((str(error) or type(error).__name__).split())
-        said = heard()
-        if said is None:
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was first
-                client.key_value_set(_FAILED, f"Process {index} has failed: {text[:1000]}")
+        first = said(_FAILED)
+        tell(_FAILED, f"Process {index} has failed: {text[:1000]}")
         lost = "Gloo" in text  # the collectives of CPUs, which see a closed connection
-        leave_at_once(2 if lost or isinstance(error, UserError | OSError) else 1, patience)
+        leave_at_once(2 if lost or isinstance(error, UserError | OSError) else 1)
         if not lost:
             raise
         raise UserError(
-            said
+            first
             or f"Another process has ended ({text[:200]}); its own log says why: start all "
             "processes again, and the run goes on from its last checkpoint."
         ) from error
@@ -209,11 +201,46 @@ def ending_together() -> Iterator[None]:
         done.set()
 
 
-def leave_at_once(status: int, after: float = 0.0) -> None:
-    """Lets this process, once it ends, wait for no other: JAX would, for minutes."""
+def joined() -> tuple[int, int] | None:
+    """(index, count) of the processes that have joined, None for one that runs alone.
+
+    Known also where JAX has not started its devices, and in threads.
+    """
+    state = coordination.global_state
+    return None if state.client is None else (state.process_id, state.num_processes)
+
+
+def tell(key: str, text: str = "") -> None:
+    """Tells the other processes something under a key; the first that does so is heard."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was first
+        coordination.global_state.client.key_value_set(key, text)
+
+
+def said(key: str) -> str | None:
+    """What a process has told under a key, None where none has yet."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # how it says that nothing is there
+        return coordination.global_state.client.key_value_try_get(key)
+    return None
+
+
+def awaited(key: str, seconds: float) -> str:
+    """What a process tells under a key, which is waited for; raises JaxRuntimeError after that."""
+    return coordination.global_state.client.blocking_key_value_get(key, int(1000 * seconds))
+
+
+def patience() -> float:
+    """How many seconds this process stays so that the others hear what was told."""
+    return _SECONDS_TO_BE_HEARD if joined() and joined()[0] == 0 and joined()[1] > 1 else 0.0
+
+
+def leave_at_once(status: int) -> None:
+    """Lets this process, once it ends, wait for no other but to be heard: JAX would, for minutes.
+
+    Process 0 keeps what was told, so it leaves last.
+    """
 
     def leave() -> None:
-        time.sleep(after)
+        time.sleep(patience())
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -29,9 +29,10 @@ def sample_rows(
     A picture's noise depends on the seed and its id alone, not on its batch. Raises UserError, in
     every process, where a sample is not finite.
     """
-    placed = {"ids": ids.astype(np.int32), "lr": rows["lr"], "attention": rows["attention"]}
-    ids, lr, attention = share_out(mesh, placed).values()
-    pictures, finite = method.sample(params, _keys(mesh, seed, ids), lr, attention, progress)
+    inputs = {"lr": rows["lr"], "attention": rows["attention"]}
+    batch = share_out(mesh, {"ids": ids.astype(np.int32), **inputs})
+    keys = _keys(mesh, seed, batch["ids"])
+    pictures, finite = method.sample(params, keys, batch["lr"], batch["attention"], progress)
     if not finite:
         raise UserError(
             "A sample holds NaN or infinity, expected finite values: the weights have "

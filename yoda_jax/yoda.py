@@ -136,8 +136,10 @@ class Yoda:
         def denoise(z: Array, t: Array) -> Array:
             return self.network.apply({"params": params}, z, levels[t], condition)
 
-        chain = (denoise, schedule, sampler.frame_noise(keys, base.shape[1:]), base)
-        z = sampler.reverse_steps(*chain, _unit(attention), z, steps, mask=self.mask)
+        noise = sampler.frame_noise(keys, base.shape[1:])
+        z = sampler.reverse_steps(
+            denoise, schedule, noise, base, _unit(attention), z, steps, mask=self.mask
+        )
         return _cut(rows, z)
 
     @partial(jax.jit, static_argnums=(0, 1))

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from skimage import data
 
+from yoda_jax.data import records
 from yoda_jax.data.records import (
     Records,
     read_index,
@@ -232,3 +234,36 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
     left_over.write_bytes(b"half a shard")
     write_shard(path, [], {})
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.json"]
+
+
+def test_more_shards_than_files_that_may_be_open_are_read_likewise(tmp_path, monkeypatch):
+    folder, shards = epath.Path(tmp_path), 40
+    for shard in range(shards):
+        written = [example(2 * shard), example(2 * shard + 1)]
+        write_shard(shard_path(folder, shard, shards), written, {})
+    write_manifest(folder, shards, {})
+    kept = Records(folder)
+    monkeypatch.setattr(records, "_allow_files", lambda: shards)
+    few = Records(folder)
+    order = np.random.default_rng(0).permutation(2 * shards).tolist()
+    with ThreadPoolExecutor(4) as pool:
+        both = zip(*(pool.map(reader.__getitem__, order) for reader in (kept, few)), strict=True)
+        for one, other in both:
+            for name, value in one.items():
+                np.testing.assert_array_equal(value, other[name])
+    path = shard_path(folder, 3, shards)
+    path.write_bytes(path.read_bytes()[:-1])
+    for reader in (kept, few):
+        with pytest.raises(UserError, match=r"Record 7 .* is damaged"):
+            reader[7]
+
+
+def test_a_job_may_open_as_many_files_as_the_system_grants():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        allowed = records._allow_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (allowed, before[1])
+        assert allowed > 256 or before[1] == 256
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

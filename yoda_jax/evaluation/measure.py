@@ -43,15 +43,18 @@ class Measure:
         lr: UInt8[np.ndarray, "b h w 3"],
     ) -> dict[str, list[float]]:
         """Each metric's values, one a picture."""
-        pairs, lows = list(zip(pictures, hr, strict=True)), zip(pictures, lr, strict=True)
+        pairs = list(zip(pictures, hr, strict=True))
         shifts = np.array([fidelity.colour_shift(*pair) for pair in pairs])
-        how = self.resampling, TILE_RIM if self.tiles else 0
+        rim = TILE_RIM if self.tiles else 0
         figures = {
             "psnr": [fidelity.psnr(*pair, self.border) for pair in pairs],
             "ssim": [fidelity.ssim(*pair, self.border) for pair in pairs],
             "lpips": np.asarray(self._lpips(to_unit(pictures), to_unit(hr))).tolist(),
             "colour_shift": np.abs(shifts).mean(-1).tolist(),
-            "lr_psnr": [fidelity.lr_psnr(*pair, *how) for pair in lows],
+            "lr_psnr": [
+                fidelity.lr_psnr(sr, low, self.resampling, rim)
+                for sr, low in zip(pictures, lr, strict=True)
+            ],
             "psnr_y": [fidelity.psnr(*pair, self.border, luma=True) for pair in pairs],
             "ssim_y": [fidelity.ssim(*pair, self.border, luma=True) for pair in pairs],
         }

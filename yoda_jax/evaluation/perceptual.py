@@ -92,9 +92,14 @@ def conv2d(
     padding: int = 0,
 ) -> Float[Array, "B H2 W2 O"]:
     """Convolution with zeros around the picture, the same stride and padding both ways."""
-    order, highest = ("NHWC", "HWIO", "NHWC"), lax.Precision.HIGHEST
-    options = {"dimension_numbers": order, "precision": highest}
-    out = lax.conv_general_dilated(x, kernel, (stride,) * 2, [(padding,) * 2] * 2, **options)
+    out = lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST,
+    )
     return out + bias.reshape(1, 1, 1, -1)
 
 

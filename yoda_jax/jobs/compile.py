@@ -49,22 +49,26 @@ def run(config: ConfigDict, workdir: str, topology: str, max_batch: bool) -> Non
     """Prints memory, FLOPs, traffic and collectives of the training step and of a sampling step.
 
     `topology` is a slice as "v5e:4x4". With `max_batch` the largest batch that fits is looked for,
-    by doubling and then halving the distance. Nothing is computed and no picture is read. Raises
-    UserError where the slice is unknown or libtpu is missing.
+    to an eighth. Nothing is computed and no picture is read. Raises UserError where the slice is
+    unknown, libtpu is missing, or the devices cannot share the batch out.
     """
     del workdir
     jax.config.update("jax_enable_compilation_cache", False)  # it needs the devices to read it
-    mesh = Mesh(np.array(_devices(topology)), ("data",))
-    chip = CHIPS.get(mesh.devices.flat[0].device_kind)
-    batch = config.train.batch_size
+    devices, train = _devices(topology), config.train
+    mesh, kind = sharding.make_mesh(devices), devices[0].device_kind
+    chip = CHIPS.get(kind)
+    if max_batch and chip is None:
+        known = ", ".join(CHIPS)
+        raise UserError(f"--max_batch knows the memory of {known}, found {kind}; leave it out.")
     step = _training_step(config, mesh)
-    print(f"\n{topology}: {mesh.size} of {mesh.devices.flat[0].device_kind}; figures a device")
-    text = f"training step, batch {batch} ({batch // mesh.size} a device), {config.model.dtype}"
-    print(_report(text, step, chip))
+    print(f"\n{topology}: {mesh.size} of {kind}; figures a device")
+    share = f"{train.batch_size // mesh.size} a device"
+    text = f"training step, batch {train.batch_size} ({share}), {config.model.dtype}"
+    print(_report(text, step, chip, train.accumulate))
     if build.network(config).diffuses:
         size = mesh.size * -(-config.eval.batch_size // mesh.size)
         print(_report(f"sampling step, batch {size}", _sampling_step(config, mesh, size), chip))
-    if max_batch and chip is not None:
+    if max_batch:
         print(f"largest batch that fits: {_largest(config, mesh, chip)}")
 
 
@@ -81,7 +85,9 @@ def _devices(topology: str) -> list:
 def _training_step(config: ConfigDict, mesh: Mesh) -> Compiled:
     logging.info("compiling the training step of batch %d", config.train.batch_size)
     fields.check_batches(config, mesh)
-    return build.compiled_step(config, build.method(config), mesh)[1]
+    method = build.method(config)
+    _, abstract = build.state(config, method, mesh)
+    return build.compiled_step(config, method, mesh, abstract)[1]
 
 
 def _sampling_step(config: ConfigDict, mesh: Mesh, size: int) -> Compiled:
@@ -98,10 +104,11 @@ def _sampling_step(config: ConfigDict, mesh: Mesh, size: int) -> Compiled:
     return step.lower(state.eval_params, *placed).compile()
 
 
-def _report(title: str, step: Compiled, chip: Chip | None) -> str:
+def _report(title: str, step: Compiled, chip: Chip | None, parts: int = 1) -> str:
+    """Of a step that goes `parts` times through a loop, whose body XLA counts once."""
     memory, cost = step.memory_analysis(), step.cost_analysis()
     held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    flops, traffic = cost["flops"], cost["bytes accessed"]
+    flops, traffic = cost["flops"] * parts, cost["bytes accessed"] * parts
     room, least = "", ""
     if chip is not None:
         room = f" of {chip.memory} GiB"
@@ -124,7 +131,10 @@ def _report(title: str, step: Compiled, chip: Chip | None) -> str:
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """Of a compiled program's text: kind of collective -> (how many, bytes of their results)."""
+    """Of a compiled program's text: kind of collective -> (how many, bytes of their results).
+
+    One in a loop counts once.
+    """
     counts, sizes = Counter(), Counter()
     for shapes, kind in _COLLECTIVE.findall(text):
         counts[kind] += 1
@@ -153,7 +163,7 @@ def _largest(config: ConfigDict, mesh: Mesh, chip: Chip) -> int:
     unit, least, most = mesh.size * config.train.accumulate, 0, 1
     while fits(most):
         least, most = most, 2 * most
-    while most - least > max(1, least // 8):  # an eighth is as exact as other jobs allow
+    while most - least > max(1, least // 8):
         middle = (least + most) // 2
         least, most = (middle, most) if fits(middle) else (least, middle)
     return least * unit

@@ -24,7 +24,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     print(config)
     _, abstract = build.state(config, method, mesh)
     print(parameter_overview.get_parameter_overview(abstract.params, include_stats=False))
-    batch, compiled = build.compiled_step(config, method, mesh)
+    batch, compiled = build.compiled_step(config, method, mesh, abstract)
     memory, last = compiled.memory_analysis(), gammas(build.betas(config))[-1]
     # XLA counts the body of a loop, here one part of the batch, once.
     flops = compiled.cost_analysis()["flops"] * mesh.size * train.accumulate

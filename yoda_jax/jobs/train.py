@@ -70,9 +70,7 @@ def fit(config: ConfigDict, workdir: str) -> None:
             lambda step: sharding.share_out(mesh, batches(step)), steps, config.data.prefetch
         )
         logging.info("compiling the step")
-        train_step = build.train_step(config, method, mesh, abstract)
-        train_step = train_step.lower(state, sharding.share_out(mesh, batches(first)), key)
-        train_step = train_step.compile()
+        _, train_step = build.compiled_step(config, method, mesh, abstract)
         something_to_save()
         progress = Progress(plan, board, str(where))
         for step in steps:

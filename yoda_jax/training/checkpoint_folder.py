@@ -12,7 +12,7 @@ from absl import logging
 from etils import epath
 
 from yoda_jax.errors import UserError
-from yoda_jax.runs import located
+from yoda_jax.runs import in_bucket, located
 
 # Item of a checkpoint -> the file that tells what is in it.
 _ITEMS = {
@@ -32,7 +32,7 @@ class CheckpointFolder:
 
     def __init__(self, folder: str | os.PathLike) -> None:
         self.path = self.plain = located(folder)
-        self._in_bucket = "://" in os.fspath(self.path)
+        self._in_bucket = in_bucket(self.path)
         self._releases = contextlib.ExitStack()
         if not (self._in_bucket or re.fullmatch(r"[\w ./,=+@-]*", os.fspath(self.path))):
             free = self._releases.enter_context(tempfile.TemporaryDirectory())

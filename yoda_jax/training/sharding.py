@@ -68,9 +68,11 @@ def start_devices() -> None:
         ) from error
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes along one axis, `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices given, else all of all processes, along one axis, `data`."""
+    devices = jax.devices() if devices is None else devices
+    shape, types = (len(devices),), (AxisType.Auto,)
+    return jax.make_mesh(shape, ("data",), axis_types=types, devices=devices)
 
 
 def check_batch(mesh: Mesh, field: str, batch_size: int, accumulate: int = 1) -> None:

@@ -86,6 +86,8 @@ def _opened(path: Path, read: Callable[[Path], dict], expected: str) -> dict:
             found = f"a pickled {refused[1]}, which is not built because it could run code"
         elif "Object arrays" in str(error):
             found = "arrays of pickled Python objects, which could run code"
+        elif head.startswith(b"version https://git-lfs"):
+            found = "a Git LFS pointer to it, which `git lfs pull` replaces"
         elif head.isascii() and head.decode().replace("\n", " ").rstrip().isprintable():
             found = f"text that begins with {head[:24].decode()!r}"
         else:
