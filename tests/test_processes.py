@@ -1,4 +1,4 @@
-"""Two processes with a device each do what one process with two devices does."""
+"""Processes that share a job out do what one process with all devices does."""
 
 import json
 import os
@@ -7,22 +7,21 @@ import subprocess
 import numpy as np
 import pytest
 from command_line import ROOT, TINY, command, free_port
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 pytestmark = pytest.mark.slow
-SETTINGS = [
-    "--config=configs/demo.py",
-    "--mode=train",
-    *TINY,
-    "--config.train.steps=4",
-    "--config.train.eval_every=4",
-    "--config.eval.batch_size=4",
-    "--config.eval.pictures=5",
-]
+JOB = ["--config=configs/demo.py", "--mode=train", *TINY, "--config.train.log_every=1"]
+JOB += ["--config.train.eval_every=4", "--config.eval.batch_size=4", "--config.eval.pictures=5"]
+FSDP = ("--config.train.sharding=fsdp",)
+# Processes and devices of each, which are four in all.
+LAYOUTS = {"1 x 4": (1, 4, ()), "2 x 2": (2, 2, ()), "4 x 1": (4, 1, ()), "FSDP": (2, 2, FSDP)}
+SHARED = [name for name in LAYOUTS if name != "1 x 4"]
 
 
 def start(workdir, devices, *arguments):
     return subprocess.Popen(
-        command(*SETTINGS, f"--workdir={workdir}", *arguments),
+        command(*JOB, f"--workdir={workdir}", *arguments),
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -31,51 +30,71 @@ def start(workdir, devices, *arguments):
     )
 
 
-def finish(processes):
-    try:
-        outputs = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
-    return outputs
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """(workdir, output of each process) of two processes and of one."""
-    two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
-    port = free_port()
-    outputs = finish(
-        [start(two, 1, f"--distributed=127.0.0.1:{port},2,{index}") for index in (0, 1)]
+    """(workdir, output of each process) of each layout."""
+    folder, runs = tmp_path_factory.mktemp("layouts"), {}
+    for name, (count, devices, options) in LAYOUTS.items():
+        address = f"--distributed=127.0.0.1:{free_port()},{count}"
+        several = [[f"{address},{i}"] if count > 1 else [] for i in range(count)]
+        processes = [start(folder / name, devices, *options, *where) for where in several]
+        try:
+            outputs = [process.communicate(timeout=400) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert not any(process.returncode for process in processes), outputs
+        runs[name] = folder / name, outputs
+    return runs
+
+
+def curve(workdir):
+    """The logged values of each step, by name."""
+    events = EventAccumulator(str(workdir), size_guidance={"tensors": 0})
+    events.Reload()
+    return {
+        tag: [float(make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
+        for tag in ("loss", "grad_norm", "mask_fraction", "y0_offset_r")
+    }
+
+
+@pytest.mark.parametrize("layout", SHARED)
+def test_the_training_curve_is_that_of_one_process(runs, layout):
+    expected, found = (curve(runs[name][0]) for name in ("1 x 4", layout))
+    assert len(expected["loss"]) == 8
+    for name, values in expected.items():
+        # The gradient's norm and the offset are sums of many terms in another order.
+        tolerance = 1e-6 if name in ("loss", "mask_fraction") else 1e-5
+        assert found[name] == pytest.approx(values, rel=tolerance, abs=1e-7), name
+
+
+@pytest.mark.parametrize("layout", SHARED)
+def test_the_figures_are_those_of_one_process(runs, layout):
+    one, shared = (
+        json.loads((runs[name][0] / "eval/metrics.json").read_text())["rows"]
+        for name in ("1 x 4", layout)
     )
-    return (two, outputs), (one, finish([start(one, 2)]))
-
-
-def test_the_figures_are_those_of_one_process(runs):
-    (two, outputs), (one, _) = runs
-    assert "process 1 of 2, 2 cpu devices" in outputs[1][1]
-    rows = [json.loads((w / "eval/metrics.json").read_text())["rows"] for w in (two, one)]
-    assert rows[0].keys() == rows[1].keys()
-    for label, values in rows[0].items():
+    assert one.keys() == shared.keys()
+    for label, values in one.items():
         for metric, figure in values.items():
             # An 8-bit picture may round the other way where two sums differ in their last bit.
             np.testing.assert_allclose(
+                shared[label][metric]["mean"],
                 figure["mean"],
-                rows[1][label][metric]["mean"],
                 rtol=1e-3,
                 atol=1e-4,
                 err_msg=f"{label} {metric}",
             )
 
 
-def test_the_first_process_speaks_for_all(runs):
-    (two, outputs), (one, _) = runs
-    assert "| sr3 + YODA" in outputs[0][0] and "|" not in outputs[1][0]
-    assert (two / "eval/sheet.png").exists() and (two / "eval/per_image.csv").exists()
-    assert len(list(two.glob("events.out.tfevents.*"))) == 1
-    names = [sorted(p.name for p in (w / "records/train").iterdir()) for w in (two, one)]
+@pytest.mark.parametrize("layout", SHARED)
+def test_the_first_process_speaks_for_all(runs, layout):
+    (workdir, outputs), (one, _) = runs[layout], runs["1 x 4"]
+    assert f"process 1 of {len(outputs)}, 4 cpu devices" in outputs[1][1]
+    assert "| sr3 + YODA" in outputs[0][0] and not any("|" in out for out, _ in outputs[1:])
+    assert (workdir / "eval/sheet.png").exists() and (workdir / "eval/per_image.csv").exists()
+    assert len(list(workdir.glob("events.out.tfevents.*"))) == 1
+    names = [sorted(p.name for p in (w / "records/train").iterdir()) for w in (workdir, one)]
     assert names[0] == names[1]
 
 

@@ -4,10 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from command_line import ROOT, TINY
+from command_line import ROOT, TINY, wait_until
 
 pytestmark = pytest.mark.slow
 JOB = ["--config=configs/demo.py", "--mode=train", *TINY]
@@ -44,10 +43,7 @@ def test_a_signal_is_passed_on_and_the_status_too(tmp_path):
         tmp_path, 2, "--config.train.steps=2000", "--config.train.checkpoint_every=2000"
     )
     log = tmp_path / "process-1.log"
-    deadline = time.monotonic() + 200
-    while not log.exists() or "[20]" not in log.read_text():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
+    wait_until(lambda: log.exists() and "[20]" in log.read_text(), process.poll)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output

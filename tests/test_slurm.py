@@ -4,12 +4,11 @@ import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 import slurm
-from command_line import ROOT, TINY, free_port, run
+from command_line import ROOT, TINY, free_port, run, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,11 +49,11 @@ def submit(cluster, tmp_path_factory):
     return submit
 
 
-def wait_for(log, text, seconds=200):
-    deadline = time.monotonic() + seconds
-    while not log.exists() or text not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text() if log.exists() else "no log"
-        time.sleep(0.1)
+def wait_for(log, text, times=1):
+    def said():
+        return log.read_text() if log.exists() else ""
+
+    wait_until(lambda: said().count(text) >= times, said)
 
 
 def means(workdir):
@@ -69,12 +68,9 @@ def test_a_job_that_is_requeued_and_preempted_ends_like_an_undisturbed_one(
     wait_for(log, "[20]")
     cluster.ask("scontrol", "requeue", job)
     cluster.wait(job, "RUNNING")
-    wait_for(log, "resumed at step")
-    resumed = log.read_text().count("compiling the step")
-    wait_for(log, "resumed at step")
-    while log.read_text().count("compiling the step") <= resumed - 1:
-        time.sleep(0.1)
-    time.sleep(3)
+    wait_for(log, "resumed at step", times=2)
+    trained = log.read_text().count("loss=")
+    wait_for(log, "loss=", times=trained + 10)
     urgent = cluster.submit(
         *TWO, "--partition=high", "--output=/dev/null", "--wrap=sleep 3", "--exclusive"
     )

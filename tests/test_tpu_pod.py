@@ -3,10 +3,9 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
-from command_line import ROOT, TINY
+from command_line import ROOT, TINY, wait_until
 
 JOB = ["--config=configs/demo.py", "--mode=train", *TINY]
 LONG = [*JOB, "--config.train.steps=3000", "--config.train.checkpoint_every=3000"]
@@ -58,12 +57,12 @@ def pod(tmp_path):
         call("delete")
 
 
-def wait_for(pod, text, seconds=200):
-    deadline = time.monotonic() + seconds
-    while text not in (log := pod("logs", LINES_SHOWN="500")):
-        assert time.monotonic() < deadline, log
-        time.sleep(1)
-    return log
+def wait_for(pod, text):
+    def log():
+        return pod("logs", LINES_SHOWN="500")
+
+    wait_until(lambda: text in log(), log)
+    return log()
 
 
 @pytest.mark.slow
