@@ -26,6 +26,7 @@ RAISED = (OSError, OSError(28, "No space left on device"), None)
         # A full disk is told in a sentence of ours.
         (ORBAX, logging.ERROR, "Failed to run 2 Handler Commit operations", RAISED, False),
         (ORBAX, logging.WARNING, "Skipping merge of OCDBT checkpoints: No", None, False),
+        (ORBAX, logging.WARNING, "Requested `tracked_metric`; did not", None, False),
         (Path("/v/other/file.py"), logging.ERROR, "a fault", RAISED, True),
         (Path("/v/tfds/image.py"), logging.WARNING, "OpenCV is not installed", None, False),
     ],

@@ -34,7 +34,9 @@ ALLOWED = {
     "yoda": {"method", "diffusion", "training", "pictures"},
     "regression": {"method", "diffusion", "training", "pictures"},
     "sampling": {"method", "training", "pictures", "errors"},
-    "evaluation": {"evaluation", "data", "weights", "diffusion", "training", *METHOD, *BASE},
+    "evaluation": {
+        *("evaluation", "data", "weights", "attention", "diffusion", "training", *METHOD, *BASE)
+    },
     "configuration": {
         *("configuration", "evaluation", "data", "weights", "attention", "training", "models"),
         *("diffusion", *METHOD, *BASE),

@@ -9,8 +9,9 @@ from absl import logging
 
 _OURS = str(Path(__file__).parent) + os.sep
 _CLU, _ORBAX = f"{os.sep}clu{os.sep}", f"{os.sep}orbax{os.sep}"
-# TFDS recommends it in every process; Orbax warns so after a checkpoint that it could not write.
-_USELESS = ("OpenCV is not", "Skipping merge of OCDBT checkpoints")
+# TFDS recommends it in every process; Orbax warns so after a checkpoint that it could not write, or
+# that came without an evaluation.
+_USELESS = ("OpenCV is not", "Skipping merge of OCDBT checkpoints", "Requested `tracked_metric`")
 _SECONDS = 10  # between two lines of the same work
 
 

