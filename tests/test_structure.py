@@ -20,6 +20,7 @@ ALLOWED = {
     "prefetch": set(),
     "logs": set(),
     "pictures": {"errors"},
+    "compiled": set(),
     "compatibility": {"errors"},
     "runs": {"errors"},
     "processes": {"errors"},
@@ -43,7 +44,7 @@ ALLOWED = {
     },
     "jobs": {
         *("jobs", "configuration", "evaluation", "data", "weights", "attention", "training"),
-        *("models", "diffusion", "preemption", *METHOD, *BASE),
+        *("models", "diffusion", "preemption", "compiled", *METHOD, *BASE),
     },
     "main": {"configuration", "training", "preemption", *BASE},
 }

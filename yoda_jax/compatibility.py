@@ -20,14 +20,16 @@ LATER: dict[str, Any] = {
     "mask.times": "uniform",
     "data.max_megapixels": 100,
     "model.precision": "default",
+    "model.remat": "none",
     "train.best": "",
     "train.join_seconds": 300,
     "eval.name": "eval",
 }
 
 # What a run may go on or be sampled with, whatever it was trained with: where a part came from,
-# since it lies in the checkpoint; how exactly products are computed; the chain of sampling.
-_FREE = ("model.encoder", "model.precision", "diffusion.sampling_steps")
+# since it lies in the checkpoint; how products are computed, and what is kept of them; the chain
+# of sampling.
+_FREE = ("model.encoder", "model.precision", "model.remat", "diffusion.sampling_steps")
 # What only changes how a run goes on. A run that has all its steps cannot follow a change.
 _STEERING = (
     "train.batch_size",

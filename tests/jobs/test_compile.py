@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from command_line import TINY, run
 
-from yoda_jax.jobs.compile import CHIPS, _report, collectives
+from yoda_jax.jobs.compile import CHIPS, _report
 from yoda_jax.training import sharding
 
 
@@ -18,21 +18,6 @@ def reduced():
     rows, whole = sharding.by_rows(mesh), sharding.replicated(mesh)
     given = jax.ShapeDtypeStruct((8, 1024, 2048), jnp.float32, sharding=rows)
     return jax.jit(lambda x: x.sum(0), out_shardings=whole).lower(given).compile()
-
-
-def test_collectives_are_counted_with_their_bytes(reduced):
-    assert collectives(reduced.as_text()) == {"all-reduce": (1, 4 * 1024 * 2048)}
-
-
-def test_collectives_of_a_tpus_program_are_read():
-    program = """
-  %all-reduce = (f32[64]{0:T(128)}, bf16[8,4]{1,0:T(8,128)(2,1)}) all-reduce-start(%a, %b)
-  %done = (f32[64]{0:T(128)}, bf16[8,4]{1,0}) all-reduce-done(%all-reduce)
-  %all-gather.5 = f32[16,8]{0,1:T(8,128)S(1)} all-gather(%fusion), channel_id=3, dimensions={0}
-  %copy = f32[16,8]{0,1:T(8,128)} copy(%all-gather.5)
-"""
-    found = {"all-reduce": (1, 4 * 64 + 2 * 32), "all-gather": (1, 4 * 16 * 8)}
-    assert collectives(program) == found
 
 
 def test_a_report_says_what_bounds_the_step(reduced):

@@ -1,6 +1,8 @@
 """Every network keeps to the protocol, in its dtype and its precision."""
 
 import re
+from functools import partial
+from typing import get_args
 
 import flax.linen as nn
 import jax
@@ -8,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from reference import assert_near
 
+from yoda_jax.models.blocks import Remat
 from yoda_jax.models.networks import NETWORKS, make_network
 
 SIZES = {
@@ -95,3 +99,40 @@ def test_every_product_is_computed_in_the_chosen_precision(name, precision, lowe
         for product in products:
             assert set(re.findall(r"DEFAULT|HIGHEST|HIGH", product)) <= {lowered}, product
             assert lowered == "DEFAULT" or lowered in product, product
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_computed_anew_is_not_kept_and_changes_no_gradient(name):
+    kept, gradients = {}, {}
+    for remat in get_args(Remat):
+        forward, params = made(name, remat=remat)
+        kept[remat] = residual_bytes(forward, params)
+        gradients[remat] = jax.grad(lambda params, f=forward: jnp.sin(f(params)).sum())(params)
+    assert kept["blocks"] < kept["pointwise"] < kept["none"], kept
+    for remat in ("pointwise", "blocks"):
+        jax.tree.map(partial(assert_near, tolerance=1e-5), gradients[remat], gradients["none"])
+
+
+def residual_bytes(forward, params):
+    """Of all that the forward pass keeps for the backward pass, but the parameters."""
+    backward = jax.eval_shape(lambda params: jax.vjp(forward, params)[1], params)
+    of_parameters = {leaf.shape for leaf in jax.tree.leaves(params)}
+    kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.shape not in of_parameters]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+
+
+def test_dropout_leaves_the_same_out_when_a_block_is_computed_anew():
+    lr_up = z = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
+    rngs = {"dropout": jax.random.key(1)}
+    _, params = made("sr3")
+
+    def gradient(remat):
+        network = make_network("sr3", SIZES | {"dropout": 0.5, "remat": remat})
+
+        def run(network):
+            return network(z, jnp.ones(1), network.condition(z, lr_up), train=True)
+
+        loss = jax.jit(lambda p: jnp.sin(nn.apply(run, network)(p, rngs=rngs)).sum())
+        return jax.grad(loss)(params)
+
+    jax.tree.map(partial(assert_near, tolerance=1e-5), gradient("blocks"), gradient("none"))

@@ -18,6 +18,7 @@ from yoda_jax.diffusion.mask import Mask
 from yoda_jax.diffusion.schedule import SCHEDULES, gammas
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation.measure import TILE_RIM
+from yoda_jax.models.blocks import Precision, Remat
 from yoda_jax.models.networks import NETWORKS
 from yoda_jax.pictures import Resampling
 from yoda_jax.training import sharding
@@ -38,7 +39,8 @@ _CHOICES = {
     "diffusion.penalty": get_args(Penalty),
     "model.name": tuple(NETWORKS),
     "model.dtype": ("float32", "bfloat16"),
-    "model.precision": ("default", "high", "highest"),
+    "model.precision": get_args(Precision),
+    "model.remat": get_args(Remat),
     "train.sharding": get_args(sharding.Strategy),
     "train.best": ("", "psnr", "ssim", "lpips"),
 }

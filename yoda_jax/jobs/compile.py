@@ -1,18 +1,16 @@
 """compile: will it fit, and what bounds it: the steps compiled for TPUs that are not there."""
 
-import re
-from collections import Counter
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import logging
 from jax.experimental import topologies
 from jax.sharding import Mesh
 from jax.stages import Compiled
 from ml_collections import ConfigDict
 
+from yoda_jax import compiled
 from yoda_jax.configuration import build, fields
 from yoda_jax.errors import UserError
 from yoda_jax.training import sharding
@@ -35,14 +33,6 @@ CHIPS = {
     "TPU v5": Chip(459e12, 2765e9, 95),
     "TPU v6 lite": Chip(918e12, 1640e9, 32),
 }
-# %name = RESULTS KIND(...: results are arrays with layouts, several in brackets.
-_COLLECTIVE = re.compile(
-    r"^[^=]*= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
-    r"(?:-start)?\(",
-    re.MULTILINE,
-)
-_ARRAY = re.compile(r"\b(?:pred|bf16|[suf]\d+)\[[\d,]*\]")
-_BYTES = {"pred": 1, "bf16": 2}
 
 
 def run(config: ConfigDict, workdir: str, topology: str, max_batch: bool) -> None:
@@ -108,7 +98,8 @@ def _report(title: str, step: Compiled, chip: Chip | None, parts: int = 1) -> st
     """Of a step that goes `parts` times through a loop, whose body XLA counts once."""
     memory, cost = step.memory_analysis(), step.cost_analysis()
     held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    flops, traffic = cost["flops"] * parts, cost["bytes accessed"] * parts
+    text = step.as_text()
+    flops, traffic = cost["flops"] * parts, compiled.traffic(text) * parts
     room, least = "", ""
     if chip is not None:
         room = f" of {chip.memory} GiB"
@@ -118,31 +109,16 @@ def _report(title: str, step: Compiled, chip: Chip | None, parts: int = 1) -> st
             f"\n  at least        {1e3 * seconds[0]:.2f} ms at the chip's peak, "
             f"{1e3 * seconds[1]:.2f} ms at its memory's speed: {bound} bounds it"
         )
-    found = collectives(step.as_text())
+    found = compiled.collectives(text)
     listed = ", ".join(f"{n} {kind} of {size / 1e6:.1f} MB" for kind, (n, size) in found.items())
     return (
         f"\n{title}\n"
         f"  memory          {held / _GIB:.2f} GiB state and inputs, {temporary / _GIB:.2f} GiB "
         f"temporaries{room}\n"
         f"  FLOPs           {flops / 1e12:.3f} TFLOP\n"
-        f"  traffic         {traffic / 1e9:.2f} GB\n"
+        f"  traffic         {traffic / 1e9:.2f} GB to and from the device's memory\n"
         f"  collectives     {listed or 'none'}{least}"
     )
-
-
-def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """Of a compiled program's text: kind of collective -> (how many, bytes of their results).
-
-    One in a loop counts once.
-    """
-    counts, sizes = Counter(), Counter()
-    for shapes, kind in _COLLECTIVE.findall(text):
-        counts[kind] += 1
-        for array in _ARRAY.findall(shapes):
-            kind_of, _, sides = array[:-1].partition("[")
-            each = _BYTES.get(kind_of) or int(kind_of[1:]) // 8
-            sizes[kind] += each * int(np.prod([int(n) for n in sides.split(",") if n]))
-    return {kind: (counts[kind], sizes[kind]) for kind in counts}
 
 
 def _largest(config: ConfigDict, mesh: Mesh, chip: Chip) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
@@ -16,6 +17,13 @@ from yoda_jax.models.cpu_convolution import convolution
 Features = Float[Array, "B H W C"]
 Initializer = nn.initializers.Initializer
 Precision = Literal["default", "high", "highest"]
+# What the backward pass computes anew instead of keeping it: nothing, all of a block but its
+# convolutions, or whole blocks.
+Remat = Literal["none", "pointwise", "blocks"]
+_POLICIES = {
+    "pointwise": jax.checkpoint_policies.save_only_these_names("convolution"),
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
 
 # PyTorch's default for convolutions and dense layers: uniform within 1 / sqrt(fan in).
 uniform_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -33,6 +41,7 @@ class Layers:
     init: Initializer
     dtype: DTypeLike
     precision: Precision
+    remat: Remat = "none"
 
     @property
     def arithmetic(self) -> dict[str, Any]:
@@ -44,7 +53,7 @@ class Layers:
     ) -> nn.Conv:
         """A square convolution, padded by kernel // 2 zeros on every side as PyTorch's networks."""
         shared = {"kernel_init": self.init, "dtype": self.dtype, "padding": kernel // 2}
-        shared |= {"conv_general_dilated": convolution, **self.arithmetic}
+        shared |= {"conv_general_dilated": _named, **self.arithmetic}
         return nn.Conv(features, (kernel, kernel), name=name, **shared | options)
 
     def transposed(self, features: int, scale: int, name: str | None = None) -> nn.Conv:
@@ -52,10 +61,16 @@ class Layers:
         edge = 2 * scale - 1 - scale // 2
 
         def turned(x: Array, kernel: Array, *arguments: Any, **options: Any) -> Array:
-            return convolution(x, kernel[::-1, ::-1], *arguments, **options)
+            return _named(x, kernel[::-1, ::-1], *arguments, **options)
 
         options = {"input_dilation": scale, "conv_general_dilated": turned}
         return self.conv(features, name, kernel=2 * scale, padding=edge, **options)
+
+    def block(self, module: type[nn.Module], static: tuple[int, ...] = ()) -> type[nn.Module]:
+        """The class of a block, under `remat`; `static` counts its arguments, with self as 0."""
+        if self.remat == "none":
+            return module
+        return nn.remat(module, policy=_POLICIES[self.remat], static_argnums=static)
 
     def dense(self, features: int, name: str) -> nn.Dense:
         shared = {"kernel_init": self.init, "dtype": self.dtype, **self.arithmetic}
@@ -74,6 +89,10 @@ class Layers:
         return self.dense(features, "level_dense2")(activation(h))
 
 
+def _named(*arguments: Any, **options: Any) -> Array:
+    return checkpoint_name(convolution(*arguments, **options), "convolution")
+
+
 class GroupNorm(nn.Module):
     """Group normalisation with one multiply-add per value; statistics in float32.
 
@@ -90,7 +109,6 @@ class GroupNorm(nn.Module):
         batch, _, _, channels = x.shape
         gain = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        values = x.astype(jnp.float32)
         by_group = (batch, self.groups, channels // self.groups)
 
         def group_mean(v: Features) -> Float[Array, "B C"]:
@@ -99,7 +117,8 @@ class GroupNorm(nn.Module):
 
         # The result, and with it every derivative, does not depend on what is taken off. The row is
         # a share 1 / H of the values, so mean^2 is at most H times the variance.
-        values -= jax.lax.stop_gradient(group_mean(values[:, :1]))[:, None, None]
+        first = jax.lax.stop_gradient(group_mean(x[:, :1].astype(jnp.float32)))
+        values = x.astype(jnp.float32) - first[:, None, None]
         mean = group_mean(values)
         variance = jnp.maximum(group_mean(values**2) - mean**2, 0.0)
         scale = gain[None] * jax.lax.rsqrt(variance + self.epsilon)

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from yoda_jax.arrays import Array
-from yoda_jax.models.blocks import Features, Layers, Precision, doubled, uniform_init
+from yoda_jax.models.blocks import Features, Layers, Precision, Remat, doubled, uniform_init
 
 DOUBLINGS = {4: 2, 8: 3}  # of the picture, by its scale
 _RESIDUAL = 0.2  # of every residual branch
@@ -46,6 +46,7 @@ class RRDBNet(nn.Module):
     scale: int = 4
     dtype: DTypeLike = jnp.float32
     precision: Precision = "default"
+    remat: Remat = "none"
 
     def problem(self) -> str | None:
         if self.features % 2:
@@ -55,10 +56,11 @@ class RRDBNet(nn.Module):
         return None
 
     def setup(self) -> None:
-        layers = Layers(uniform_init, self.dtype, self.precision)
+        layers = Layers(uniform_init, self.dtype, self.precision, self.remat)
+        block = layers.block(DenseBlock)
         self.conv_first, self.trunk_conv = layers.conv(self.features), layers.conv(self.features)
         self.dense = [
-            [DenseBlock(self.features // 2, layers) for _ in range(3)] for _ in range(self.blocks)
+            [block(self.features // 2, layers) for _ in range(3)] for _ in range(self.blocks)
         ]
         self.upconv = [layers.conv(self.features) for _ in range(DOUBLINGS[self.scale])]
         self.hr_conv = layers.conv(self.features)

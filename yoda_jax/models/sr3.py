@@ -16,7 +16,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from yoda_jax.arrays import Array
-from yoda_jax.models.blocks import Features, GroupNorm, Layers, Precision, doubled, orthogonal_init
+from yoda_jax.models.blocks import (
+    Features,
+    GroupNorm,
+    Layers,
+    Precision,
+    Remat,
+    doubled,
+    orthogonal_init,
+)
 from yoda_jax.models.cpu_convolution import convolution
 
 
@@ -106,6 +114,7 @@ class SR3UNet(nn.Module):
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
     precision: Precision = "default"
+    remat: Remat = "none"
 
     @property
     def reduction(self) -> int:
@@ -124,7 +133,7 @@ class SR3UNet(nn.Module):
         return None
 
     def setup(self) -> None:
-        self.layers = Layers(orthogonal_init, self.dtype, self.precision)
+        self.layers = Layers(orthogonal_init, self.dtype, self.precision, self.remat)
         self.stem = Stem(self.features, self.layers)
 
     def condition(self, lr: Float[Array, "B h w 3"], lr_up: Float[Array, "B H W 3"]) -> Features:
@@ -144,11 +153,14 @@ class SR3UNet(nn.Module):
         conv, half = self.layers.conv, self.features // 2
         embedding = self.layers.embed(level, self.features, (half - 1) / half, nn.swish)
 
+        resnet_block = self.layers.block(ResnetBlock, static=(3,))
+        self_attention = self.layers.block(SelfAttention)
+
         def block(x: Array, width: int, attention: bool, name: str) -> Array:
-            layer = ResnetBlock(width, self.groups, self.dropout, self.layers, name=name)
+            layer = resnet_block(width, self.groups, self.dropout, self.layers, name=name)
             x = layer(x, embedding, train)
             if attention:
-                x = SelfAttention(self.groups, self.layers, name=f"{name}_attention")(x)
+                x = self_attention(self.groups, self.layers, name=f"{name}_attention")(x)
             return x
 
         widths = [self.features * m for m in self.multipliers]

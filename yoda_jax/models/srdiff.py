@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from yoda_jax.arrays import Array
-from yoda_jax.models.blocks import Features, Layers, Precision, mish, uniform_init
+from yoda_jax.models.blocks import Features, Layers, Precision, Remat, mish, uniform_init
 from yoda_jax.models.rrdb import DOUBLINGS, RRDBNet
 
 
@@ -51,6 +51,7 @@ class SRDiffUNet(nn.Module):
     scale: int = 4
     dtype: DTypeLike = jnp.float32
     precision: Precision = "default"
+    remat: Remat = "none"
 
     @property
     def reduction(self) -> int:
@@ -69,7 +70,7 @@ class SRDiffUNet(nn.Module):
         return None
 
     def setup(self) -> None:
-        self.layers = Layers(uniform_init, self.dtype, self.precision)
+        self.layers = Layers(uniform_init, self.dtype, self.precision, self.remat)
         self.encoder = RRDBNet(
             self.encoder_features, self.encoder_blocks, self.scale, self.dtype, self.precision
         )
@@ -97,9 +98,11 @@ class SRDiffUNet(nn.Module):
         embedding = self.layers.embed(level, self.features, 1.0, mish)
         widths = [self.features * m for m in self.multipliers]
 
+        residual_block = self.layers.block(ResidualBlock)
+
         def blocks(x: Array, width: int, name: str) -> Array:
             for j in range(2):
-                x = ResidualBlock(width, self.layers, name=f"{name}_block{j}")(x, embedding)
+                x = residual_block(width, self.layers, name=f"{name}_block{j}")(x, embedding)
             return x
 
         x, skips = z.astype(self.dtype), []
