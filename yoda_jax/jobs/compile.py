@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +14,9 @@ from ml_collections import ConfigDict
 
 from yoda_jax.configuration import build, fields
 from yoda_jax.errors import UserError
-from yoda_jax.training import sharding
+from yoda_jax.training import machine, sharding
+from yoda_jax.training.machine import CHIPS, GIB, Chip
 
-_GIB = 2**30
-
-
-class Chip(NamedTuple):
-    """Of one device: the peak of bfloat16 products a second, bytes a second, GiB of memory."""
-
-    flops: float
-    bandwidth: float
-    memory: float
-
-
-# By the kind that JAX names; from Google's pages on each TPU version.
-CHIPS = {
-    "TPU v4": Chip(275e12, 1228e9, 32),
-    "TPU v5 lite": Chip(197e12, 819e9, 16),
-    "TPU v5": Chip(459e12, 2765e9, 95),
-    "TPU v6 lite": Chip(918e12, 1640e9, 32),
-}
 # %name = RESULTS KIND(...: results are arrays with layouts, several in brackets.
 _COLLECTIVE = re.compile(
     r"^[^=]*= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
@@ -105,10 +87,10 @@ def _sampling_step(config: ConfigDict, mesh: Mesh, size: int) -> Compiled:
 
 
 def _report(title: str, step: Compiled, chip: Chip | None, parts: int = 1) -> str:
-    """Of a step that goes `parts` times through a loop, whose body XLA counts once."""
+    """Of a step that goes `parts` times through a loop, as `machine.flops`."""
     memory, cost = step.memory_analysis(), step.cost_analysis()
     held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    flops, traffic = cost["flops"] * parts, cost["bytes accessed"] * parts
+    flops, traffic = machine.flops(step, parts), cost["bytes accessed"] * parts
     room, least = "", ""
     if chip is not None:
         room = f" of {chip.memory} GiB"
@@ -122,7 +104,7 @@ def _report(title: str, step: Compiled, chip: Chip | None, parts: int = 1) -> st
     listed = ", ".join(f"{n} {kind} of {size / 1e6:.1f} MB" for kind, (n, size) in found.items())
     return (
         f"\n{title}\n"
-        f"  memory          {held / _GIB:.2f} GiB state and inputs, {temporary / _GIB:.2f} GiB "
+        f"  memory          {held / GIB:.2f} GiB state and inputs, {temporary / GIB:.2f} GiB "
         f"temporaries{room}\n"
         f"  FLOPs           {flops / 1e12:.3f} TFLOP\n"
         f"  traffic         {traffic / 1e9:.2f} GB\n"
@@ -158,7 +140,7 @@ def _largest(config: ConfigDict, mesh: Mesh, chip: Chip) -> int:
                 raise
             return False
         needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        return needed < chip.memory * _GIB
+        return needed < chip.memory * GIB
 
     unit, least, most = mesh.size * config.train.accumulate, 0, 1
     while fits(most):
