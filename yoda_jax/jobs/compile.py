@@ -1,7 +1,5 @@
 """compile: will it fit, and what bounds it: the steps compiled for TPUs that are not there."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from absl import logging
@@ -13,26 +11,8 @@ from ml_collections import ConfigDict
 from yoda_jax import compiled
 from yoda_jax.configuration import build, fields
 from yoda_jax.errors import UserError
-from yoda_jax.training import sharding
-
-_GIB = 2**30
-
-
-class Chip(NamedTuple):
-    """Of one device: the peak of bfloat16 products a second, bytes a second, GiB of memory."""
-
-    flops: float
-    bandwidth: float
-    memory: float
-
-
-# By the kind that JAX names; from Google's pages on each TPU version.
-CHIPS = {
-    "TPU v4": Chip(275e12, 1228e9, 32),
-    "TPU v5 lite": Chip(197e12, 819e9, 16),
-    "TPU v5": Chip(459e12, 2765e9, 95),
-    "TPU v6 lite": Chip(918e12, 1640e9, 32),
-}
+from yoda_jax.training import machine, sharding
+from yoda_jax.training.machine import CHIPS, GIB, Chip
 
 
 def run(config: ConfigDict, workdir: str, topology: str, max_batch: bool) -> None:
@@ -95,11 +75,11 @@ def _sampling_step(config: ConfigDict, mesh: Mesh, size: int) -> Compiled:
 
 
 def _report(title: str, step: Compiled, chip: Chip | None, parts: int = 1) -> str:
-    """Of a step that goes `parts` times through a loop, whose body XLA counts once."""
-    memory, cost = step.memory_analysis(), step.cost_analysis()
+    """Of a step that goes `parts` times through a loop, as `machine.flops`."""
+    memory = step.memory_analysis()
     held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     text = step.as_text()
-    flops, traffic = cost["flops"] * parts, compiled.traffic(text) * parts
+    flops, traffic = machine.flops(step, parts), compiled.traffic(text) * parts
     room, least = "", ""
     if chip is not None:
         room = f" of {chip.memory} GiB"
@@ -113,7 +93,7 @@ def _report(title: str, step: Compiled, chip: Chip | None, parts: int = 1) -> st
     listed = ", ".join(f"{n} {kind} of {size / 1e6:.1f} MB" for kind, (n, size) in found.items())
     return (
         f"\n{title}\n"
-        f"  memory          {held / _GIB:.2f} GiB state and inputs, {temporary / _GIB:.2f} GiB "
+        f"  memory          {held / GIB:.2f} GiB state and inputs, {temporary / GIB:.2f} GiB "
         f"temporaries{room}\n"
         f"  FLOPs           {flops / 1e12:.3f} TFLOP\n"
         f"  traffic         {traffic / 1e9:.2f} GB to and from the device's memory\n"
@@ -134,7 +114,7 @@ def _largest(config: ConfigDict, mesh: Mesh, chip: Chip) -> int:
                 raise
             return False
         needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        return needed < chip.memory * _GIB
+        return needed < chip.memory * GIB
 
     unit, least, most = mesh.size * config.train.accumulate, 0, 1
     while fits(most):

@@ -22,7 +22,7 @@ from yoda_jax.method import Method
 from yoda_jax.prefetch import prefetch
 from yoda_jax.processes import is_first
 from yoda_jax.runs import Run, write_whole
-from yoda_jax.training import sharding
+from yoda_jax.training import machine, sharding
 from yoda_jax.training.events import event_board
 from yoda_jax.training.progress import Progress
 from yoda_jax.training.state import TrainState
@@ -64,7 +64,8 @@ def fit(config: ConfigDict, workdir: str) -> None:
         _write_overview(board, config, state, where, first)
         evaluation = _evaluation(config, where, method, board) if plan.eval_every else None
 
-        key = jax.random.key(config.seed + 1)
+        everywhere = sharding.replicated(mesh)
+        key = jax.jit(lambda: jax.random.key(config.seed + 1), out_shardings=everywhere)()
         steps = range(first, plan.steps)
         stream = prefetch(
             lambda step: sharding.share_out(mesh, batches(step)), steps, config.data.prefetch
@@ -72,12 +73,15 @@ def fit(config: ConfigDict, workdir: str) -> None:
         logging.info("compiling the step")
         _, train_step = build.compiled_step(config, method, mesh, abstract)
         something_to_save()
-        progress = Progress(plan, board, str(where))
+        flops = machine.flops(train_step, config.train.accumulate)
+        progress = Progress(plan, board, str(where), flops)
         for step in steps:
             batch = progress.next_batch(stream)
-            with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, metrics = train_step(state, batch, key)
-            progress.after_dispatch(step + 1, metrics)
+            # Data goes to a device where the stream puts it and comes back where metrics are got.
+            with jax.transfer_guard("disallow"):
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, metrics = train_step(state, batch, key)
+                progress.after_dispatch(step + 1, metrics)
             stopped, figures = preemption.reached(), None
             evaluated = plan.due(step + 1, plan.eval_every)
             if stopped or evaluated or plan.due(step + 1, plan.checkpoint_every):
@@ -146,7 +150,7 @@ def _write_overview(
     logging.info("%s parameters (table: --mode=show, and in TensorBoard)", f"{count:,}")
     if not is_first():
         return
-    text = json.dumps(config.to_dict(), indent=2)
+    text = json.dumps(config.to_dict() | {"machine": machine.description()}, indent=2)
     write_whole(where.configuration, text.encode())
     table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     board.write_texts(step, {"config": f"```\n{text}\n```", "parameters": f"```\n{table}\n```"})

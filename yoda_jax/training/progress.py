@@ -1,16 +1,19 @@
 """What a training run tells while it runs, without ever waiting for the newest step."""
 
+import collections
+import contextlib
 import dataclasses
+import datetime
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 
 import jax
 import numpy as np
 from absl import logging
-from clu import metric_writers, periodic_actions
+from clu import metric_writers
 
 from yoda_jax.errors import UserError
+from yoda_jax.training import machine
 from yoda_jax.training.step import Metrics
 
 _PROFILE_STEPS = 5
@@ -35,16 +38,19 @@ class Plan:
 
 
 class Progress:
-    """Metrics, speed, waiting time, warnings and the profile of a run in a folder."""
+    """Metrics, speed, waiting time, memory, warnings and the profile of a run in a folder.
 
-    def __init__(self, plan: Plan, board: metric_writers.MetricWriter, workdir: str) -> None:
-        self.plan, self.workdir = plan, workdir
+    `flops` is what a step costs each device. What is done `apart` counts as no time of steps.
+    """
+
+    def __init__(
+        self, plan: Plan, board: metric_writers.MetricWriter, workdir: str, flops: float
+    ) -> None:
+        self.plan, self.workdir, self.flops = plan, workdir, flops
         self.writer = metric_writers.MultiWriter([metric_writers.LoggingWriter(), board])
-        self.speed = periodic_actions.ReportProgress(
-            num_train_steps=plan.steps, writer=board, every_steps=plan.log_every
-        )
         self.window: list[tuple[int, Metrics]] = []  # steps since the last line of the log
-        self.window_waited = self.total_waited = 0.0
+        self.window_waited = self.window_apart = 0.0
+        self.totals = collections.Counter[str]()  # seconds by what they went to
         self.started = self.window_start = time.perf_counter()
         self.profiling = False
 
@@ -70,7 +76,6 @@ class Progress:
             self.started = self.window_start = time.perf_counter()
             self.window_waited = 0.0
         self.window.append((step, metrics))
-        self.speed(step)
         if step == self.plan.profile_at:
             jax.profiler.start_trace(self.workdir)
             self.profiling = True
@@ -80,9 +85,15 @@ class Progress:
             self.profiling = False
             logging.info("profile of the steps up to %d in %s", step, self.workdir)
 
-    def apart(self, name: str) -> AbstractContextManager:
-        """Time that counts for itself and not as that of steps."""
-        return self.speed.timed(name)
+    @contextlib.contextmanager
+    def apart(self, name: str) -> Iterator[None]:
+        """Time that counts for itself and not as that of steps, which must have ended."""
+        start = time.perf_counter()
+        yield
+        spent = time.perf_counter() - start
+        self.window_apart += spent
+        self.totals[name] += spent
+        logging.info("%s: %.2f s", name, spent)
 
     def check_finite(self) -> None:
         """Raises UserError with the first step of the window that is not finite."""
@@ -97,24 +108,36 @@ class Progress:
                 )
 
     def finish(self) -> None:
-        """Writes what is left, and the share of time that the steps waited for input."""
+        """Writes what is left, and the shares of time that were none of the steps'."""
         self._write()
-        share = self.total_waited / (time.perf_counter() - self.started)
-        logging.info("waited for input %.2f %% of the training time", 100 * share)
+        total = time.perf_counter() - self.started
+        shares = [f"{name} {100 * spent / total:.2f} %" for name, spent in self.totals.items()]
+        logging.info("of the training time: %s", ", ".join(shares))
 
     def _write(self) -> None:
         self.check_finite()
-        step = self.window[-1][0]
+        step, count = self.window[-1][0], len(self.window)
         metrics = jax.device_get([metrics for _, metrics in self.window])
         means = jax.tree.map(lambda *values: np.mean(values, axis=0), *metrics)
         offset = means.pop("y0_offset")
         now = time.perf_counter()
+        seconds = now - self.window_start - self.window_apart
         scalars = {name: float(value) for name, value in means.items()}
         scalars |= {f"y0_offset_{c}": float(v) for c, v in zip("rgb", offset, strict=True)}
-        scalars["input_wait"] = self.window_waited / (now - self.window_start)
+        scalars |= {"input_wait": self.window_waited / seconds, "steps_per_sec": count / seconds}
+        speed = self.flops * count / seconds
+        scalars["tflops_per_device"] = speed / 1e12
+        if chip := machine.CHIPS.get(jax.devices()[0].device_kind):
+            scalars["flops_utilisation"] = speed / chip.flops
+        if (memory := machine.memory_gib()) is not None:
+            scalars["memory_gib"] = memory
         self.writer.write_scalars(step, scalars)
-        self.total_waited += self.window_waited
-        self.window, self.window_waited, self.window_start = [], 0.0, now
+        left = datetime.timedelta(seconds=round((self.plan.steps - step) * seconds / count))
+        told = "step %d of %d, %.3g steps/s, ETA %s"
+        logging.info(told, step, self.plan.steps, count / seconds, left)
+        self.totals["waited for input"] += self.window_waited
+        self.window, self.window_start = [], now
+        self.window_waited = self.window_apart = 0.0
         if step > self.plan.warn_from and np.abs(offset).max() > self.plan.offset_warning:
             logging.log_every_n_seconds(
                 logging.WARNING,
