@@ -89,7 +89,8 @@ def test_a_stopped_training_goes_on_to_the_same_bits(number, undisturbed, tmp_pa
 def test_what_was_ignored_at_the_start_stays_so(number, tmp_path):
     before = signal.signal(number, signal.SIG_IGN)  # as child processes inherit it
     try:
-        job = Job(*DEMO, "--mode=train", f"--workdir={tmp_path}", "--config.train.steps=100")
+        settings = ["--config.train.steps=100", "--config.train.checkpoint_every=100"]
+        job = Job(*DEMO, "--mode=train", f"--workdir={tmp_path}", *settings)
     finally:
         signal.signal(number, before)
     job.wait_for("[20]")
