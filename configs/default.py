@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
     c.mask.times = "area"  # t of training: "uniform", or by the mask's area (with "pixels")
     c.mask.context = "hr"  # outside the mask training shows noised "hr", or "lr" as sampling does
     c.mask.input = "full"  # "masked": the network sees zeros outside the mask
+    c.mask.truncate = 0.0  # in sampling, this share of the pixels starts later, with the next one
 
     c.diffusion = ConfigDict()
     c.diffusion.formulation = "sr3"  # what is diffused: "sr3" the picture, "srdiff" the residual
@@ -64,6 +65,9 @@ def get_config() -> ConfigDict:
     c.diffusion.beta_end = 1e-2
     c.diffusion.penalty = "l1"  # l1, l2, or ssim (SRDiff's L1 + 1 - SSIM)
     c.diffusion.sampling_steps = 2000  # of the re-spaced chain
+    c.diffusion.spacing = "uniform"  # of its times: uniform, or quadratic (denser at the end)
+    c.diffusion.sampler = "ddpm"  # ddpm, ddpm_beta (its wider variance), ddim, multistep
+    c.diffusion.eta = 0.0  # of ddim: 0 deterministic, 1 ddpm
 
     c.model = ConfigDict()
     c.model.name = "sr3"  # sr3, srdiff; rrdb: SRDiff's encoder, trained without diffusion

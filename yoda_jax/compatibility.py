@@ -22,14 +22,21 @@ LATER: dict[str, Any] = {
     "model.precision": "default",
     "model.remat": "none",
     "train.best": "",
+    "diffusion.spacing": "uniform",
+    "diffusion.sampler": "ddpm",
+    "diffusion.eta": 0.0,
+    "mask.truncate": 0.0,
     "train.join_seconds": 300,
     "eval.name": "eval",
 }
 
 # What a run may go on or be sampled with, whatever it was trained with: where a part came from,
-# since it lies in the checkpoint; how products are computed, and what is kept of them; the chain
-# of sampling.
-_FREE = ("model.encoder", "model.precision", "model.remat", "diffusion.sampling_steps")
+# since it lies in the checkpoint; how products are computed, and what is kept of them; how it is
+# sampled.
+_FREE = (
+    *("model.encoder", "model.precision", "model.remat", "mask.truncate"),
+    *(f"diffusion.{name}" for name in ("sampling_steps", "spacing", "sampler", "eta")),
+)
 # What only changes how a run goes on. A run that has all its steps cannot follow a change.
 _STEERING = (
     "train.batch_size",
@@ -90,12 +97,12 @@ def check_trained_with(asked: Mapping, saved: Mapping, where: object, training: 
     and seed may differ too. `saved` is a completed configuration.
     """
     names = [f"{group}.{field}" for group in ("model", "diffusion") for field in asked[group]]
-    names = [name for name in names if name not in _FREE] + ["data.scale", "data.resampling"]
+    names += ["data.scale", "data.resampling"]
     if training:
         masked = asked["mask"]["enabled"] and saved["mask"]["enabled"]
         names += [f"mask.{field}" for field in asked["mask"] if masked or field == "enabled"]
         names += ["attention.aggregate", "attention.normalise_heads", "data.patch", "seed"]
-    if found := _different(asked, saved, names):
+    if found := _different(asked, saved, [name for name in names if name not in _FREE]):
         name, then, now = found
         raise UserError(
             f"The checkpoint in {where} was trained with {name}={then!r}, this configuration says "

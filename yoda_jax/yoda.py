@@ -14,14 +14,15 @@ from yoda_jax.arrays import Array
 from yoda_jax.diffusion import sampler
 from yoda_jax.diffusion.formulation import Formulation
 from yoda_jax.diffusion.loss import Diagnostics, Penalty, training_loss
-from yoda_jax.diffusion.mask import Mask, diffused_fraction
-from yoda_jax.diffusion.schedule import Betas, NoiseSchedule, noise_schedule
+from yoda_jax.diffusion.mask import Mask, sampling_steps
+from yoda_jax.diffusion.schedule import Betas, NoiseSchedule, Spacing, noise_schedule
+from yoda_jax.diffusion.steppers import StepperName, stepper
 from yoda_jax.method import HR, LR, Attention, Batch, Progress
 from yoda_jax.pictures import Resampling, to_uint8, to_unit, upsample
 from yoda_jax.training.state import Params
 
 _PORTIONS = 10  # at most, in which a chain is run, so that the host can tell how far it is
-_State = Float[Array, "B H W 3"]
+_State = tuple[Float[Array, "B H W 3"], Float[Array, "B H W 3"]]  # as in `sampler`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Yoda:
     resampling: Resampling
     mask: Mask | None = None
     penalty: Penalty = "l1"
+    spacing: Spacing = "uniform"  # of the sampling steps among those of training
+    sampler: StepperName = "ddpm"
+    eta: float = 0.0  # of ddim
 
     def init(self, key: Key[Array, ""], lr_size: int) -> Params:
         lr, lr_up = self._pictures(jnp.zeros((1, lr_size, lr_size, 3), jnp.uint8))
@@ -75,7 +79,7 @@ class Yoda:
 
     def schedule(self) -> NoiseSchedule:
         """The schedule of sampling: the training schedule, re-spaced to sampling_steps."""
-        return noise_schedule(self.betas, self.sampling_steps)
+        return noise_schedule(self.betas, self.sampling_steps, self.spacing)
 
     def condition(self, params: Params, lr: LR) -> PyTree:
         """What the network needs of LR pictures, the same at all steps."""
@@ -96,26 +100,28 @@ class Yoda:
         rows = lr.sharding if isinstance(lr, jax.Array) else None
         count = max(n for n in range(1, _PORTIONS + 1) if self.sampling_steps % n == 0)
         steps = np.arange(self.sampling_steps, 0, -1, dtype=np.int32).reshape(count, -1)
-        condition, z = self._start(rows, params, keys, lr)
+        condition, state = self._start(rows, params, keys, lr)
         for i, portion in enumerate(steps):
-            z = self._advance(rows, params, condition, keys, lr, attention, z, portion)
-            z.block_until_ready()
+            state = self._advance(rows, params, condition, keys, lr, attention, state, portion)
+            state[0].block_until_ready()
             progress((i + 1) / count)
-        return self._finish(rows, lr, z)
+        return self._finish(rows, lr, state[0])
 
     def diffused(self, attention: Attention) -> Float[Array, "B"]:
         if self.mask is None:
             return jnp.ones(len(attention))
-        return diffused_fraction(_unit(attention), self.mask.lower_bound)
+        steps = sampling_steps(_unit(attention), self.mask, self.schedule())
+        return steps.mean((1, 2, 3)) / self.sampling_steps
 
     @partial(jax.jit, static_argnums=(0, 1))
     def _start(
         self, rows: Any, params: Params, keys: Key[Array, "B"], lr: LR
     ) -> tuple[PyTree, _State]:
-        """What is computed once a picture, and z_T."""
+        """What is computed once a picture, and the state at T."""
         base = self.formulation.base(self._pictures(lr)[1])
-        z = sampler.start_state(self.schedule(), sampler.frame_noise(keys, base.shape[1:]), base)
-        return _cut(rows, (self.condition(params, lr), z))
+        noise = sampler.frame_noise(keys, base.shape[1:])
+        state = sampler.start_state(self.schedule(), noise, base)
+        return _cut(rows, (self.condition(params, lr), state))
 
     @partial(jax.jit, static_argnums=(0, 1), donate_argnums=7)
     def _advance(
@@ -126,10 +132,10 @@ class Yoda:
         keys: Key[Array, "B"],
         lr: LR,
         attention: Attention,
-        z: _State,
+        state: _State,
         steps: Int[Array, " N"],
     ) -> _State:
-        """z after the given steps of the chain."""
+        """The state after the given steps of the chain."""
         schedule, base = self.schedule(), self.formulation.base(self._pictures(lr)[1])
         levels = schedule.signal if self.network.continuous_level else schedule.index
 
@@ -137,13 +143,15 @@ class Yoda:
             return self.network.apply({"params": params}, z, levels[t], condition)
 
         noise = sampler.frame_noise(keys, base.shape[1:])
-        z = sampler.reverse_steps(
-            denoise, schedule, noise, base, _unit(attention), z, steps, mask=self.mask
+        state = sampler.reverse_steps(
+            *(denoise, schedule, noise, base, _unit(attention), state, steps),
+            mask=self.mask,
+            step=stepper(self.sampler, self.eta),
         )
-        return _cut(rows, z)
+        return _cut(rows, state)
 
     @partial(jax.jit, static_argnums=(0, 1))
-    def _finish(self, rows: Any, lr: LR, z: _State) -> tuple[HR, Bool[Array, ""]]:
+    def _finish(self, rows: Any, lr: LR, z: Float[Array, "B H W 3"]) -> tuple[HR, Bool[Array, ""]]:
         picture = self.formulation.decode(z, self._pictures(lr)[1])
         return _cut(rows, to_uint8(picture)), jnp.isfinite(picture).all()
 

@@ -146,7 +146,8 @@ def test_respaced_step_is_the_composition_of_the_steps_it_replaces(tag, steps):
 @RESPACED
 def test_posterior_leads_from_the_marginal_of_t_to_that_of_the_step_before(tag, steps):
     tables = vars(noise_schedule(BETAS[tag], steps))
-    s, n, c_y0, c_z, std, _ = (np.asarray(table, np.float64) for table in tables.values())
+    names = ("signal", "noise", "posterior_y0", "posterior_z", "posterior_std")
+    s, n, c_y0, c_z, std = (np.asarray(tables[name], np.float64) for name in names)
     np.testing.assert_allclose(c_y0[1:] + c_z[1:] * s[1:], s[:-1], atol=3 * ULP)
     np.testing.assert_allclose((c_z * n)[1:] ** 2 + std[1:] ** 2, n[:-1] ** 2, atol=3 * ULP)
 
@@ -160,6 +161,21 @@ def test_every_number_of_steps_gives_a_chain_that_ends_where_training_ends(total
     assert (np.diff(np.asarray(short.signal)) < 0).all()
     assert short.signal[-1] == noise_schedule(betas).signal[-1]
     assert all(np.isfinite(table).all() for table in vars(short).values())
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "quadratic"])
+def test_a_time_of_training_has_reached_the_steps_at_or_before_it(spacing):
+    for total, steps in ((60, 60), (60, 7), (60, 1), (7, 5)):
+        short = noise_schedule(linear(total, 1e-3, 0.2), steps, spacing)
+        kept = np.asarray(short.index)[1:] + 1
+        counted = [(kept <= n).sum() for n in range(total + 1)]
+        np.testing.assert_array_equal(short.reached, counted)
+        assert kept[-1] == total and (np.diff(kept) > 0).all()
+
+
+def test_quadratic_spacing_is_denser_at_the_end_of_sampling():
+    kept = np.asarray(noise_schedule(linear(100, 1e-3, 0.2), 10, "quadratic").index)[1:] + 1
+    np.testing.assert_array_equal(kept, [1, 4, 9, 16, 25, 36, 49, 64, 81, 100])
 
 
 @pytest.mark.parametrize("steps", [0, -1, 101])

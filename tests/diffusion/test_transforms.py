@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import yoda_jax.diffusion
-from yoda_jax.diffusion import loss, mask, noising, sampler, schedule, times
+from yoda_jax.diffusion import loss, mask, noising, sampler, schedule, steppers, times
 from yoda_jax.diffusion.formulation import FORMULATIONS
 
 STEPS = 4
@@ -19,6 +19,7 @@ SCHEDULE = schedule.noise_schedule(BETAS)
 LEVEL = jnp.array([0.8, 0.6], jnp.float32)
 T = jnp.array([2, 3])
 # The default generator takes ten times as long to compile.
+TRUNCATED = mask.Mask(0.1, truncate=0.3)
 KEY = jax.random.key(3, impl="unsafe_rbg")
 
 
@@ -45,6 +46,11 @@ def noise(t):
     return jnp.asarray(np.random.default_rng(2).standard_normal((6, 2, 4, 4, 3), np.float32))[t]
 
 
+def stepped(x):
+    """What a stepper takes."""
+    return SCHEDULE, x, 0.5 * x, batch(1), T, steppers.History(batch(2), inside(x))
+
+
 def of_host(values):
     """Host-side functions take python numbers; their result is used on an array."""
     return lambda x: x * np.float32(sum(values()))
@@ -61,10 +67,11 @@ CALLS = {
     "schedule.noise_schedule": lambda x: x * schedule.noise_schedule(BETAS, 2).signal[1],
     "mask.area_mask": inside,
     "mask.diffused_steps": lambda x: mask.diffused_steps(attention(x), 0.1, 5),
+    "mask.sampling_steps": lambda x: mask.sampling_steps(attention(x), TRUNCATED, SCHEDULE),
     "mask.diffused_fraction": lambda x: mask.diffused_fraction(attention(x), 0.1),
     "noising.add_noise": lambda x: noising.add_noise(x, batch(1), LEVEL, 1 - LEVEL),
     "noising.predict_y0": lambda x: noising.predict_y0(x, 0.1 * batch(1), LEVEL, 1 - LEVEL),
-    "noising.posterior_step": lambda x: noising.posterior_step(SCHEDULE, x, 0.5 * x, batch(1), T),
+    "noising.per_picture": lambda x: noising.per_picture(x[:, 0, 0, 0]),
     "noising.blend": lambda x: noising.blend(inside(x), x, -x),
     "loss.masked_loss": lambda x: [
         loss.masked_loss(x, batch(1), inside(x), norm, penalty)
@@ -84,11 +91,16 @@ CALLS = {
     "sampler.frame_noise": lambda x: x * sampler.frame_noise(KEY[None], (4, 4, 3))(jnp.int32(2)),
     "sampler.start_state": lambda x: sampler.start_state(SCHEDULE, noise, x),
     "sampler.reverse_steps": lambda x: sampler.reverse_steps(
-        denoise, SCHEDULE, noise, x, attention(x), x, jnp.array([3, 2]), mask=mask.Mask()
+        denoise, SCHEDULE, noise, x, attention(x), (x, x), jnp.array([3, 2]), mask=mask.Mask()
     ),
     "sampler.sample": lambda x: sampler.sample(
         denoise, SCHEDULE, noise, x, attention(x), mask=mask.Mask(lower_bound=0.0)
     ),
+    "steppers.stepper": lambda x: steppers.stepper("ddim", 0.5)(*stepped(x)),
+    **{
+        f"steppers.{step.__name__}": lambda x, step=step: step(*stepped(x))
+        for step in (steppers.ddpm, steppers.ddpm_beta, steppers.ddim, steppers.multistep)
+    },
     **{
         f"formulation.{name}": lambda x, f=formulation: [
             f.encode(x, batch(1).astype(x.dtype)),
@@ -164,7 +176,7 @@ def test_state_and_losses_stay_float32_for_bfloat16_pictures():
         "mask.diffused_fraction",
         "noising.add_noise",
         "noising.predict_y0",
-        "noising.posterior_step",
+        "steppers.stepper",
         "loss.masked_loss",
         "loss.training_loss",
         "sampler.start_state",

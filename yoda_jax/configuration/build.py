@@ -58,7 +58,7 @@ def network(config: ConfigDict) -> Network:
 def method(config: ConfigDict) -> Method:
     """Diffusion with the mask or without, or the network's picture as it is."""
     net, scale, resampling = network(config), config.data.scale, config.data.resampling
-    c, m = config.diffusion, config.mask
+    c = config.diffusion
     if not net.diffuses:
         return Regression(net, scale, resampling, c.penalty)
     return Yoda(
@@ -68,9 +68,20 @@ def method(config: ConfigDict) -> Method:
         sampling_steps=c.sampling_steps,
         scale=scale,
         resampling=resampling,
-        mask=Mask(m.lower_bound, m.times, m.loss_norm, m.context, m.input) if m.enabled else None,
+        mask=mask(config),
         penalty=c.penalty,
+        spacing=c.spacing,
+        sampler=c.sampler,
+        eta=c.eta,
     )
+
+
+def mask(config: ConfigDict) -> Mask | None:
+    """The area mask, or None for the base method."""
+    m = config.mask
+    if not m.enabled:
+        return None
+    return Mask(m.lower_bound, m.times, m.loss_norm, m.context, m.input, m.truncate)
 
 
 def lr_size(config: ConfigDict) -> int:

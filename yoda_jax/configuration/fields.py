@@ -15,7 +15,8 @@ from yoda_jax.data.examples import Preparation
 from yoda_jax.diffusion.formulation import FORMULATIONS
 from yoda_jax.diffusion.loss import Penalty
 from yoda_jax.diffusion.mask import Mask
-from yoda_jax.diffusion.schedule import SCHEDULES, gammas
+from yoda_jax.diffusion.schedule import SCHEDULES, Spacing, gammas
+from yoda_jax.diffusion.steppers import StepperName
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation.measure import TILE_RIM
 from yoda_jax.models.blocks import Precision, Remat
@@ -37,6 +38,8 @@ _CHOICES = {
     "diffusion.formulation": tuple(FORMULATIONS),
     "diffusion.schedule": tuple(SCHEDULES),
     "diffusion.penalty": get_args(Penalty),
+    "diffusion.spacing": get_args(Spacing),
+    "diffusion.sampler": get_args(StepperName),
     "model.name": tuple(NETWORKS),
     "model.dtype": ("float32", "bfloat16"),
     "model.precision": get_args(Precision),
@@ -60,8 +63,8 @@ _RANGES = {
         "train.halve_every train.weight_decay train.clip_norm train.profile_at"
     ).split(),
     (0, 1): (
-        "mask.lower_bound diffusion.beta_start diffusion.beta_end model.dropout train.ema_decay "
-        "study.diffused"
+        "mask.lower_bound mask.truncate diffusion.eta diffusion.beta_start diffusion.beta_end "
+        "model.dropout train.ema_decay study.diffused"
     ).split(),
 }
 _LAST_SEED = 2**31 - 2  # the next one's seed is used as well, and JAX takes 31 bits

@@ -1,4 +1,4 @@
-"""Ancestral sampling (DDPM) under the area mask."""
+"""Sampling under the area mask, with any stepper."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Key
 
 from yoda_jax.arrays import Array, Maps
-from yoda_jax.diffusion.mask import Mask, area_mask, diffused_steps
-from yoda_jax.diffusion.noising import add_noise, blend, posterior_step
+from yoda_jax.diffusion.mask import Mask, area_mask, sampling_steps
+from yoda_jax.diffusion.noising import add_noise, blend, predict_y0
 from yoda_jax.diffusion.schedule import NoiseSchedule
+from yoda_jax.diffusion.steppers import History, Stepper, ddpm
 
 State = Float[Array, "B H W C"]
 Denoiser = Callable[[State, Int[Array, "B"]], State]
@@ -28,10 +29,11 @@ def frame_noise(keys: Key[Array, "B"], shape: tuple[int, int, int]) -> FrameNois
     return lambda t: jax.vmap(draw, (0, None))(keys, t)
 
 
-def start_state(schedule: NoiseSchedule, noise: FrameNoise, base: State) -> State:
-    """z_T, the noised base; its noise is that of step T + 1."""
+def start_state(schedule: NoiseSchedule, noise: FrameNoise, base: State) -> tuple[State, State]:
+    """z_T, the noised base, whose noise is that of step T + 1, and no estimate yet (zeros)."""
     total = schedule.num_steps
-    return add_noise(base, noise(jnp.int32(total + 1)), *_levels(schedule, total, base))
+    z = add_noise(base, noise(jnp.int32(total + 1)), *_levels(schedule, total, base))
+    return z, jnp.zeros_like(z)
 
 
 def reverse_steps(
@@ -40,36 +42,41 @@ def reverse_steps(
     noise: FrameNoise,
     base: State,
     attention: Maps | None,
-    z: State,
+    state: tuple[State, State],
     times: Int[Array, "N"],
     *,
     mask: Mask | None = None,
-) -> State:
-    """Takes z through the steps t -> t-1 of the given times, in their order, under one scan.
+    step: Stepper = ddpm,
+) -> tuple[State, State]:
+    """Takes a state through the steps t -> t-1 of the given times, in their order, in one scan.
 
-    Inside M(t) stands the base method's step, outside the base noised to t-1, so the state has one
-    noise level. Without a mask this is the base method. A step whose mask is empty for all pictures
-    does not call the network. The state is float32. Source: YODA, arXiv 2308.07977; SR3,
-    algorithm 2.
+    The state is z and the clean target of the step before, as `start_state` gives it. Inside M(t)
+    stands the base method's step, outside the base noised to t-1, so z has one noise level. Without
+    a mask this is the base method. A step whose mask is empty for all pictures does not call the
+    network. The state is float32. Source: YODA, arXiv 2308.07977; SR3, algorithm 2.
     """
     if mask is None:
         attention, mask = jnp.ones_like(base[..., :1]), Mask()
-    steps = diffused_steps(attention, mask.lower_bound, schedule.num_steps)
+    steps = sampling_steps(attention, mask, schedule)
     most = steps.max()  # known before the scan, so devices that share the batch agree once
 
-    def step(z: State, t: Int[Array, ""]) -> tuple[State, None]:
+    def advance(state: tuple[State, State], t: Int[Array, ""]) -> tuple[tuple[State, State], None]:
         t_all, fresh = jnp.full(len(base), t), noise(t)
         inside = area_mask(steps, t_all)
         outside = add_noise(base, fresh, *_levels(schedule, t - 1, base))
 
-        def diffuse(z: State) -> State:
+        def diffuse(z: State, before: State) -> tuple[State, State]:
             seen = blend(inside, z, jnp.zeros_like(z)) if mask.network_input == "masked" else z
             eps = denoise(seen, t_all).astype(jnp.float32)
-            return blend(inside, posterior_step(schedule, z, eps, fresh, t_all), outside)
+            y0 = predict_y0(z, eps, *_levels(schedule, t, base))
+            # What a pixel's estimate was before it became active says nothing of its own way.
+            history = History(before, area_mask(steps, t_all + 1))
+            return blend(inside, step(schedule, z, y0, fresh, t_all, history), outside), y0
 
-        return jax.lax.cond(t <= most, diffuse, lambda z: outside, z), None
+        return jax.lax.cond(t <= most, diffuse, lambda z, before: (outside, before), *state), None
 
-    return jax.lax.scan(step, z.astype(jnp.float32), times)[0]
+    state = jax.tree.map(lambda x: x.astype(jnp.float32), state)
+    return jax.lax.scan(advance, state, times)[0]
 
 
 def sample(
@@ -80,15 +87,18 @@ def sample(
     attention: Maps | None,
     *,
     mask: Mask | None = None,
+    step: Stepper = ddpm,
 ) -> State:
     """z_0 by all steps T..1 from the noised base: `start_state`, then `reverse_steps`.
 
     Without a mask, or with attention 1 everywhere, this is the base method's sampler; with
     attention 0 and lower bound 0 it is the base, bit for bit.
     """
-    z = start_state(schedule, noise, base)
+    start = start_state(schedule, noise, base)
     times = jnp.arange(schedule.num_steps, 0, -1)
-    return reverse_steps(denoise, schedule, noise, base, attention, z, times, mask=mask)
+    return reverse_steps(
+        denoise, schedule, noise, base, attention, start, times, mask=mask, step=step
+    )[0]
 
 
 def _levels(
