@@ -81,3 +81,14 @@ def test_shipped_networks_have_the_published_sizes(encoder, config, counts):
     parts = count(config)
     assert sum(count(encoder).values()) == parts.pop("encoder") == counts[0]
     assert sum(parts.values()) == counts[1]
+
+
+def test_a_setting_says_how_pictures_are_sampled():
+    config = default.get_config()
+    assert "2000 DDPM steps, lower bound 0.05" in build.setting(config)
+    config.diffusion.update(sampler="ddim", sampling_steps=20, spacing="quadratic", eta=0.5)
+    config.mask.truncate = 0.1
+    said = build.setting(config)
+    assert "20 quadratic DDIM (eta 0.5) steps" in said and "the first 0.1 of the pixels" in said
+    config.diffusion.sampler = "multistep"
+    assert "20 quadratic multistep steps" in build.setting(config)

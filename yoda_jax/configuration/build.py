@@ -151,8 +151,12 @@ def setting(config: ConfigDict) -> str:
     """How pictures are sampled, in words."""
     chain = "no diffusion"
     if network(config).diffuses:
-        steps, bound = config.diffusion.sampling_steps, config.mask.lower_bound
-        chain = f"{steps} DDPM steps, lower bound {bound}"
+        c, m = config.diffusion, config.mask
+        solver = {"ddpm": "DDPM", "ddim": f"DDIM (eta {c.eta:g})"}.get(c.sampler, c.sampler)
+        spacing = "" if c.spacing == "uniform" else f"{c.spacing} "
+        chain = f"{c.sampling_steps} {spacing}{solver} steps, lower bound {m.lower_bound}"
+        if m.truncate:
+            chain += f", the first {m.truncate:g} of the pixels start with the next"
     size = config.data.hr_size
     return f"{config.data.scale}x to {size}x{size}, {chain}"
 
