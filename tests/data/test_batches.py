@@ -202,10 +202,13 @@ def test_error_of_reading_an_example_reaches_the_caller():
         make(Damaged(EXAMPLES))(0)
 
 
-def test_prefetched_batches_are_the_same():
-    batches = make(patch=16)
-    for step, batch in zip(range(5, 12), prefetch(batches, iter(range(5, 12)), 3), strict=True):
-        assert_equal(batch, make(patch=16)(step))
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_threads_and_batches_made_ahead_change_no_bit(threads):
+    steps = range(6)
+    one = [make(batch_size=7, patch=16, threads=1)(step) for step in steps]
+    ahead = prefetch(make(batch_size=7, patch=16, threads=threads), steps, threads)
+    for expected, found in zip(one, ahead, strict=True):
+        assert_equal(found, expected)
 
 
 @pytest.mark.parametrize(("count", "length"), [(3, 9), (8, 2), (1, 5), (4, 4)])

@@ -61,6 +61,12 @@ def folder(pristine, tmp_path):
     return epath.Path(tmp_path / "copy")
 
 
+def pristine_bytes(folder):
+    """The records as they lie in a folder's shards."""
+    shards = [str(shard_path(folder, i, len(COUNTS))) for i in range(len(COUNTS))]
+    return [record.numpy() for record in tf.data.TFRecordDataset(shards)]
+
+
 def assert_same(found, expected):
     assert found["name"] == expected["name"]
     for key in set(expected) - {"name"}:
@@ -74,6 +80,13 @@ def test_round_trip_bit_for_bit(pristine):
     for i in (4, 0, 6, 2, 2, 5, 1, 3):
         assert set(records[i]) == set(EXAMPLES[i])
         assert_same(records[i], EXAMPLES[i])
+
+
+def test_an_example_is_what_tfds_reads(pristine):
+    for i, read in enumerate(pristine_bytes(pristine)):
+        expected = records.FEATURES.deserialize_example_np(read)
+        expected["name"] = os.fsdecode(expected["name"])
+        assert_same(Records(pristine)[i], expected)
 
 
 def test_is_a_tfds_folder(pristine):
@@ -135,6 +148,40 @@ def test_every_flipped_byte_is_noticed(folder):
             assert part in str(caught.value)
         assert_same(records[0], EXAMPLES[0])
         assert_same(records[2], EXAMPLES[2])
+
+
+def changed(serialized, key, value):
+    """A record in which a feature of bytes has another value, or none."""
+    found = tf.train.Example.FromString(serialized)
+    found.features.feature[key].bytes_list.value[:] = value
+    return found.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: b"",
+        lambda whole: b"no record",
+        lambda whole: whole[:-9],
+        lambda whole: changed(whole, "name", []),
+        lambda whole: changed(whole, "hr", [b"no PNG"]),
+        lambda whole: changed(whole, "lr", [b""]),
+        lambda whole: changed(whole, "attention/value", [b"short"]),
+    ],
+    ids=["empty", "other bytes", "cut off", "no name", "no picture", "no LR picture", "no maps"],
+)
+def test_a_record_of_something_else_is_named_though_its_checksums_hold(folder, spoil):
+    path, written = shard_path(folder, 0, 3), pristine_bytes(folder)[: COUNTS[0]]
+    written[1] = spoil(written[1])
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in written:
+            writer.write(record)
+    offsets = np.cumsum([0, *(len(record) + 16 for record in written)]).tolist()
+    index = path.with_name(f"{path.name}.json")
+    index.write_text(json.dumps({"offsets": offsets[:-1], "bytes": offsets[-1]}))
+    with pytest.raises(UserError, match=rf"Record 1 .*{path.name} is damaged"):
+        Records(folder)[1]
+    assert_same(Records(folder)[2], EXAMPLES[2])
 
 
 def test_truncated_shard_keeps_what_is_whole(folder):

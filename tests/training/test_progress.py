@@ -9,7 +9,7 @@ from clu import metric_writers
 from yoda_jax.training import machine
 from yoda_jax.training.progress import Plan, Progress
 
-STEP, APART, WAIT = 0.02, 0.3, 0.01
+STEP, APART, WAIT = 0.02, 1.0, 0.01
 FLOPS = 5e9
 
 
@@ -57,19 +57,19 @@ def trained(tmp_path_factory):
 
 
 def test_what_is_done_apart_takes_no_time_of_steps(trained):
-    """Five steps of 30 ms with 300 ms apart are over 20 steps a second, and not 11."""
+    """Five steps of 30 ms and a second apart are 33 steps a second, and not 4."""
     found, progress = trained
     assert sorted(found) == [5, 10]
     for scalars in found.values():
-        assert 18 < scalars["steps_per_sec"] < 1 / STEP
-    assert progress.totals["evaluation"] == pytest.approx(APART, abs=0.1)
+        assert 8 < scalars["steps_per_sec"] < 1 / STEP
+    assert APART <= progress.totals["evaluation"] < 2 * APART
 
 
 def test_waiting_is_a_share_of_the_steps_time(trained):
     found, progress = trained
     for scalars in found.values():
-        assert 0.2 < scalars["input_wait"] < 0.5
-    assert WAIT * 9 <= progress.totals["waited for input"] < 0.2
+        assert 0.05 < scalars["input_wait"] < 0.7
+    assert WAIT * 9 <= progress.totals["waited for input"] < APART
 
 
 def test_a_known_chip_has_a_utilisation(trained, tmp_path, monkeypatch):
