@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -118,7 +119,55 @@ def test_a_run_goes_on_over_a_damaged_checkpoint_and_keeps_it(folder, caplog):
     ]
 
 
+def test_a_flipped_bit_and_a_missing_file_of_any_kind_are_damage(folder):
+    """Unseen, one in an array changes weights, and one in what describes it ends in a trace."""
+    files = [path for path in (folder / "6").glob("*/**/*") if path.is_file()]
+    files.append(folder / "6/checksums.json")
+    assert {p.parent.name for p in files} >= {"config", "weights", "training", "d"}
+    rng = random.Random(0)
+    for path in files:
+        whole = path.read_bytes()
+        changed = bytearray(whole)
+        changed[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(changed))
+        assert CheckpointFolder(folder).whole() == [2, 4], path
+        path.unlink()
+        older = path.name == "checksums.json"  # as checkpoints were before there were any
+        assert CheckpointFolder(folder).whole() == ([2, 4, 6] if older else [2, 4]), path
+        path.write_bytes(whole)
+    assert restored_step(folder) == 6
+    path = largest_array(folder / "6/weights")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert restored_step(folder) == 4
+
+
+def test_a_configuration_with_a_flipped_bit_is_not_used(folder):
+    path = folder / "6/config/metadata"
+    path.write_bytes(path.read_bytes().replace(b"6", b"7"))
+    assert CheckpointFolder(folder).configuration() == {"seed": 4}
+
+
+def test_a_flipped_bit_in_an_older_checkpoint_is_seen_when_it_is_asked_for(folder):
+    path = largest_array(folder / "2" / "weights")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert restored_step(folder) == 6
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(UserError, match="of step 2, found those of steps 4, 6; choose one"):
+            checkpoints.restore_weights(ABSTRACT.ema, 2)
+        weights = checkpoints.restore_weights(ABSTRACT.ema, 4)
+    np.testing.assert_array_equal(weights["w"], at(4).ema["w"])
+
+
+def test_checkpoints_from_before_there_were_checksums_are_restored(folder):
+    for path in folder.glob("*/checksums.json"):
+        path.unlink()
+    assert restored_step(folder) == 6
+    (folder / "6/weights/_METADATA").write_text("{")
+    assert restored_step(folder) == 4
+
+
 def test_damage_that_only_reading_shows_is_one_sentence_whose_advice_helps(folder):
+    (folder / "6" / "checksums.json").unlink()  # as in older checkpoints
     path = largest_array(folder / "6" / "weights")
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(UserError, match="checkpoints/6 is damaged, .* delete it"):

@@ -6,8 +6,9 @@ import json
 import os
 import re
 import tempfile
+import zlib
+from pathlib import Path
 
-import tensorstore
 from absl import logging
 from etils import epath
 
@@ -21,6 +22,9 @@ _ITEMS = {
     "training": "_METADATA",
     "metrics": "metrics",
 }
+# In a checkpoint: path of each file of its items -> [length, checksum]; of arrays Orbax keeps none.
+# Older checkpoints have no such file, nor have those in a bucket, whose store keeps its own.
+_CHECKSUMS = "checksums.json"
 
 
 class CheckpointFolder:
@@ -57,7 +61,8 @@ class CheckpointFolder:
         for found in reversed(self.steps()) if step is None else (step,):
             path = self.path / str(found) / "config" / "metadata"
             with contextlib.suppress(OSError, ValueError):  # the damaged are warned of elsewhere
-                return json.loads(path.read_text())
+                if self.damaged_item(found, within="config/") is None:
+                    return json.loads(path.read_text())
         return None
 
     def whole(self) -> list[int]:
@@ -81,6 +86,13 @@ class CheckpointFolder:
             if path.name.endswith(".orbax-checkpoint-tmp"):
                 path.rmtree()
         return self._sort_out(move=True)
+
+    def seal(self) -> None:
+        """Notes the checksums of the checkpoint that is written, just before it gets its name."""
+        for part in [] if self._in_bucket else Path(self.plain).glob("*.orbax-checkpoint-tmp"):
+            files = sorted(path for path in part.glob("*/**/*") if path.is_file())
+            sums = {os.fspath(p.relative_to(part)): _length_and_crc(p) for p in files}
+            (part / _CHECKSUMS).write_text(json.dumps(sums))
 
     def refuse_strangers(self, own: list[int]) -> None:
         """Raises UserError where there are checkpoints of steps that are not one's own."""
@@ -114,16 +126,44 @@ class CheckpointFolder:
         except OSError as error:  # a disk without locks: `refuse_strangers` is left
             logging.info("%s cannot be locked: %s", self.path, error)
 
+    def damaged_item(self, step: int, within: str = "", lengths_alone: bool = False) -> str | None:
+        """The item of a checkpoint that is not as it was written; None where all of them are.
+
+        Of the files below `within`; each is read, but where their lengths alone are compared.
+        """
+        folder = self.plain / str(step)
+        for item, index in _ITEMS.items():
+            if item == "metrics" and not (folder / item).exists():
+                continue
+            try:
+                json.loads((folder / item / index).read_text())
+            except (OSError, ValueError):
+                return item
+        item = _CHECKSUMS
+        try:
+            written = json.loads((folder / item).read_text()) if (folder / item).exists() else {}
+            for name, expected in written.items():
+                if name.startswith(within):
+                    path, item = Path(folder / name), name.partition("/")[0]
+                    same = path.stat().st_size == expected[0]
+                    if not same or not lengths_alone and _length_and_crc(path) != expected:
+                        return item
+        except (AttributeError, IndexError, OSError, TypeError, ValueError):
+            return item
+        return None
+
     def _sort_out(self, move: bool) -> list[int]:
-        damage = {step: self._damaged_item(step) for step in self.steps()}
-        whole = [step for step, item in damage.items() if item is None]
+        damage: dict[int, str | None] = {}
+        for step in reversed(self.steps()):  # a checkpoint may be large: one is read in full
+            damage[step] = self.damaged_item(step, lengths_alone=None in damage.values())
+        whole = [step for step in sorted(damage) if damage[step] is None]
         if damage and not whole:
             raise UserError(
                 f"{self.path} must hold a whole checkpoint, found those of steps "
-                f"{', '.join(map(str, damage))} damaged; bring back a copy, or delete them to "
-                "start anew."
+                f"{', '.join(map(str, sorted(damage)))} damaged; bring back a copy, or delete them "
+                "to start anew."
             )
-        for step, item in damage.items():
+        for step, item in sorted(damage.items()):
             path = self.path / str(step)
             if item is None or not path.exists():  # the job that writes may just delete it
                 continue
@@ -137,24 +177,11 @@ class CheckpointFolder:
             logging.warning("The checkpoint %s is damaged (its %s): %s.", path, item, done)
         return whole
 
-    def _damaged_item(self, step: int) -> str | None:
-        for item, index in _ITEMS.items():
-            folder = self.plain / str(step) / item
-            if item == "metrics" and not folder.exists():
-                continue
-            try:
-                json.loads((folder / index).read_text())
-                # An object in a bucket is there whole or not at all.
-                if index == "_METADATA" and not self._in_bucket and not _all_end(folder):
-                    return item
-            except (OSError, ValueError):
-                return item
-        return None
 
-
-def _all_end(folder: epath.Path) -> bool:
-    """Whether each array has its last byte, which a file that was cut short has lost."""
-    base = {"driver": "file", "path": f"{folder}/"}
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-    reads = [store.read(key, byte_range=slice(-1, None)) for key in store.list().result()]
-    return bool(reads) and all(read.result().value for read in reads)
+def _length_and_crc(path: Path) -> list[int]:
+    """The length of a file and its CRC-32, of which a little is held at a time."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+        return [file.tell(), crc]

@@ -62,6 +62,7 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 best_fn=value if best else None,  # without it Orbax does not write the metrics
                 lightweight_initialize=keep is None,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._folder.seal),
             ),
             item_handlers={
                 "weights": ocp.StandardCheckpointHandler(),
@@ -129,6 +130,9 @@ class Checkpoints:
         return self._restore(self._at(step), weights=abstract)["weights"]
 
     def _at(self, step: int | None) -> int:
+        # The newest was read when the folder was opened.
+        if step in self._steps[:-1] and decided(lambda: self._folder.damaged_item(step)):
+            self._steps.remove(step)
         steps = sorted(set(self._steps) & set(self._manager.all_steps()))
         if not steps:
             raise self._folder.empty()

@@ -122,7 +122,13 @@ def _rrdb(entries: Entries, prefix: str = "", part: str = "") -> dict[str, int]:
 
 def _last(entries: Entries, pattern: str) -> int:
     """The greatest index that begins an entry's name after the pattern; -1 where there is none."""
-    return max((int(m[1]) for name in entries if (m := re.match(pattern, name))), default=-1)
+    last = max((int(m[1]) for name in entries if (m := re.match(pattern, name))), default=-1)
+    if last > len(entries):
+        raise UserError(
+            f"The checkpoint must number its layers without gaps, found a number {last} among "
+            f"{len(entries)} entries; download the file again."
+        )
+    return last
 
 
 def _size(entries: Entries, name: str, axis: int = 0) -> int:

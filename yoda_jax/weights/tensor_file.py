@@ -18,6 +18,7 @@ from yoda_jax.weights.onnx_file import read_onnx
 
 # Under which an imported backbone carries the digest of the file that it was made from.
 ORIGINAL = "yoda_jax.original_sha256"
+_LONGEST_NAME = 1000
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -36,6 +37,11 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
             f"{path.suffix!r}; rename it if it is of one of these formats."
         )
     tensors = _opened(path, *_READERS[path.suffix.lower()])
+    if odd := [name for name in tensors if not name.isprintable() or len(name) > _LONGEST_NAME]:
+        raise UserError(
+            f"{path} must name its tensors in at most {_LONGEST_NAME} printable characters, found "
+            f"{odd[0][:40]!r}; download it again or have them saved under other names."
+        )
     # np.issubdtype does not count bfloat16 among the floating types.
     floating = {k for k, array in tensors.items() if jnp.issubdtype(array.dtype, np.floating)}
     return {k: v.astype(np.float32) if k in floating else v for k, v in tensors.items()}
@@ -105,7 +111,10 @@ def _metadata(path: Path) -> dict[str, str]:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
-        return dict(file.items())
+        tensors = dict(file.items())
+    if not all(isinstance(value, np.ndarray) for value in tensors.values()):
+        raise ValueError("members that are no arrays")  # NumPy gives their bytes
+    return tensors
 
 
 def _torch(path: Path) -> dict[str, np.ndarray]:
