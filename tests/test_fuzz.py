@@ -16,10 +16,6 @@ from yoda_jax.errors import UserError
 
 INPUTS = 60
 MARKS = {"pt": needs_torch, "onnx": needs_onnx}
-MARKS |= dict.fromkeys(
-    ("records", "manifest", "index"),
-    pytest.mark.xfail(strict=True, reason="records.py believes what has a right checksum"),
-)
 NAMES = [pytest.param(n, marks=MARKS.get(n, ())) for n in formats(ROOT)]
 
 pytestmark = pytest.mark.filterwarnings("ignore")

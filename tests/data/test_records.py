@@ -27,6 +27,8 @@ from yoda_jax.errors import UserError
 
 COUNTS = (3, 0, 4)  # of examples in each shard; one that lost all its pictures is empty
 
+TOTALS = {"examples": 0, "pictures": 0, "skipped": []}
+
 
 def example(i):
     rng = np.random.default_rng(i)
@@ -51,7 +53,7 @@ def pristine(tmp_path_factory):
     for i, count in enumerate(COUNTS):
         write_shard(shard_path(folder, i, 3), EXAMPLES[start : start + count], {"pictures": count})
         start += count
-    write_manifest(folder, 3, {"settings": {"data.scale": 4}})
+    write_manifest(folder, 3, {"settings": {"data.scale": 4}, **TOTALS})
     return folder
 
 
@@ -288,7 +290,7 @@ def test_more_shards_than_files_that_may_be_open_are_read_likewise(tmp_path, mon
     for shard in range(shards):
         written = [example(2 * shard), example(2 * shard + 1)]
         write_shard(shard_path(folder, shard, shards), written, {})
-    write_manifest(folder, shards, {})
+    write_manifest(folder, shards, {"settings": {}, **TOTALS})
     kept = Records(folder)
     monkeypatch.setattr(records, "_allow_files", lambda: shards)
     few = Records(folder)

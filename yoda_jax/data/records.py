@@ -108,18 +108,27 @@ def _serialize(example: dict) -> bytes:
 def read_index(path: epath.Path) -> dict | None:
     """The index of a complete shard, else None."""
     index = _index_path(path)
-    return _read_json(index) if path.exists() else None
+    return _read_json(index, {"bytes": int}, {"offsets": int}) if path.exists() else None
 
 
-def _read_json(path: epath.Path) -> dict | None:
+def _read_json(
+    path: epath.Path, entries: Mapping[str, type], lists: Mapping[str, type]
+) -> dict | None:
+    """A file that holds entries of these types, and lists of them; None where there is none."""
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        read = json.loads(path.read_text())
+        right = all(isinstance(read[name], kind) for name, kind in entries.items())
+        for name, kind in lists.items():
+            right &= isinstance(read[name], list) and all(isinstance(v, kind) for v in read[name])
+        if not right:
+            raise ValueError("an entry of another kind")
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is damaged ({error}); delete the folder and run --mode=precompute again."
         ) from error
+    return read
 
 
 def write_manifest(folder: epath.Path, shards: int, manifest: Mapping) -> None:
@@ -150,7 +159,9 @@ def write_manifest(folder: epath.Path, shards: int, manifest: Mapping) -> None:
 
 def read_manifest(folder: epath.Path) -> dict | None:
     """The manifest of a complete folder of records, else None."""
-    return _read_json(folder / "manifest.json")
+    counts = {"examples": int, "pictures": int}
+    lists = {"files": str, "skipped": str}
+    return _read_json(folder / "manifest.json", {"settings": dict, **counts}, lists)
 
 
 class Records:
