@@ -60,12 +60,17 @@ class Batches:
         self.flip = flip
         share = batch_size // process_count
         self.rows = range(process_index * share, (process_index + 1) * share)
+        self.threads = threads
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
 
     def __call__(self, step: int) -> Batch:
         """This process's rows of the batch of a step (the first step is 0)."""
         turns = [step * self.batch_size + row for row in self.rows]
-        return stack(list(self._pool.map(self._training_example, turns)))
+        # A stretch for each thread: handing over every example would hold all of them up.
+        share = -(-len(turns) // self.threads)
+        stretches = [turns[i : i + share] for i in range(0, len(turns), share)]
+        made = self._pool.map(lambda some: [self._training_example(t) for t in some], stretches)
+        return stack([example for examples in made for example in examples])
 
     def _training_example(self, turn: int) -> Batch:
         epoch, position = divmod(turn, len(self.examples))
