@@ -268,7 +268,7 @@ def test_nothing_temporary_is_left(pristine):
     expected = {*shards, *(f"{s}.json" for s in shards)}
     expected |= {"manifest.json", "dataset_info.json", "features.json"}
     assert {p.name for p in pristine.iterdir()} == expected
-    assert read_manifest(pristine) == {"settings": {"data.scale": 4}, "files": shards}
+    assert read_manifest(pristine) == {"settings": {"data.scale": 4}, **TOTALS, "files": shards}
 
 
 def test_a_damaged_manifest_is_named(tmp_path):
