@@ -130,7 +130,7 @@ def child(options: argparse.Namespace) -> None:
         for index in range(options.first, options.inputs):
             file = made(format, files, options.seed, index)
             begun = time.process_time()
-            _PROGRESS.pack_into(progress, 0, index, begun)
+            progress[:] = _PROGRESS.pack(index, begun)  # at one go: it is read meanwhile
             what = problem(format, file)
             longest = max(longest, time.process_time() - begun)
             if not what and _kilobytes() - used > options.megabytes << 10:
@@ -138,7 +138,7 @@ def child(options: argparse.Namespace) -> None:
             used = max(used, _kilobytes() if what else 0)
             if what:
                 print(json.dumps({"index": index, "what": what}), flush=True)
-        _PROGRESS.pack_into(progress, 0, options.inputs, time.process_time())
+        progress[:] = _PROGRESS.pack(options.inputs, time.process_time())
     print(json.dumps({"longest": longest, "megabytes": _kilobytes() - before >> 10}), flush=True)
 
 
@@ -173,7 +173,8 @@ def watched(options: argparse.Namespace, name: str, first: int) -> tuple[int, li
             time.sleep(0.1)
             index, since = _PROGRESS.unpack(progress.read_bytes())
             used = _processor_seconds(child.pid) - since if since >= 0 else 0
-            if hangs := used > options.seconds and index < options.inputs:
+            same = index == _PROGRESS.unpack(progress.read_bytes())[0]
+            if hangs := same and used > options.seconds and index < options.inputs:
                 child.kill()
                 child.wait()
         index, since = _PROGRESS.unpack(progress.read_bytes())
