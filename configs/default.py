@@ -83,9 +83,7 @@ def get_config() -> ConfigDict:
     c.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters are float32
     # of products of float32: default (one bfloat16 pass on a TPU, TF32 on a GPU), high or highest
     c.model.precision = "default"
-    # what the backward pass computes anew instead of keeping it: none, pointwise (all of a block
-    # but its convolutions) or blocks
-    c.model.remat = "none"
+    c.model.remat = "none"  # what the backward pass computes anew to save memory: none, or blocks
 
     c.train = ConfigDict()
     c.train.steps = 1_000_000

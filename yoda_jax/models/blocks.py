@@ -7,7 +7,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
@@ -17,13 +16,8 @@ from yoda_jax.models.cpu_convolution import convolution
 Features = Float[Array, "B H W C"]
 Initializer = nn.initializers.Initializer
 Precision = Literal["default", "high", "highest"]
-# What the backward pass computes anew instead of keeping it: nothing, all of a block but its
-# convolutions, or whole blocks.
-Remat = Literal["none", "pointwise", "blocks"]
-_POLICIES = {
-    "pointwise": jax.checkpoint_policies.save_only_these_names("convolution"),
-    "blocks": jax.checkpoint_policies.nothing_saveable,
-}
+# What the backward pass computes anew instead of keeping it: nothing, or whole blocks.
+Remat = Literal["none", "blocks"]
 
 # PyTorch's default for convolutions and dense layers: uniform within 1 / sqrt(fan in).
 uniform_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -53,7 +47,7 @@ class Layers:
     ) -> nn.Conv:
         """A square convolution, padded by kernel // 2 zeros on every side as PyTorch's networks."""
         shared = {"kernel_init": self.init, "dtype": self.dtype, "padding": kernel // 2}
-        shared |= {"conv_general_dilated": _named, **self.arithmetic}
+        shared |= {"conv_general_dilated": convolution, **self.arithmetic}
         return nn.Conv(features, (kernel, kernel), name=name, **shared | options)
 
     def transposed(self, features: int, scale: int, name: str | None = None) -> nn.Conv:
@@ -61,7 +55,7 @@ class Layers:
         edge = 2 * scale - 1 - scale // 2
 
         def turned(x: Array, kernel: Array, *arguments: Any, **options: Any) -> Array:
-            return _named(x, kernel[::-1, ::-1], *arguments, **options)
+            return convolution(x, kernel[::-1, ::-1], *arguments, **options)
 
         options = {"input_dilation": scale, "conv_general_dilated": turned}
         return self.conv(features, name, kernel=2 * scale, padding=edge, **options)
@@ -70,7 +64,7 @@ class Layers:
         """The class of a block, under `remat`; `static` counts its arguments, with self as 0."""
         if self.remat == "none":
             return module
-        return nn.remat(module, policy=_POLICIES[self.remat], static_argnums=static)
+        return nn.remat(module, static_argnums=static)
 
     def dense(self, features: int, name: str) -> nn.Dense:
         shared = {"kernel_init": self.init, "dtype": self.dtype, **self.arithmetic}
@@ -87,10 +81,6 @@ class Layers:
         waves = sinusoidal(level, features, last_exponent).astype(self.dtype)
         h = self.dense(4 * features, "level_dense1")(waves)
         return self.dense(features, "level_dense2")(activation(h))
-
-
-def _named(*arguments: Any, **options: Any) -> Array:
-    return checkpoint_name(convolution(*arguments, **options), "convolution")
 
 
 class GroupNorm(nn.Module):
