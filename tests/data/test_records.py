@@ -1,10 +1,12 @@
 """Records round-trip, are a TFDS folder, and notice every kind of damage."""
 
+import io
 import json
 import os
 import random
 import resource
 import shutil
+import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
+from PIL import Image
 from skimage import data
 
 from yoda_jax.data import records
@@ -316,3 +319,13 @@ def test_a_job_may_open_as_many_files_as_the_system_grants():
         assert allowed > 256 or before[1] == 256
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_the_size_of_a_picture_is_read_before_it_is_decoded():
+    """A header that claims 60,000 times 60,000 pixels would have the decoder take 10 GB."""
+    picture = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(picture, "PNG")
+    png = bytearray(picture.getvalue())
+    png[16:24] = struct.pack(">II", 60_000, 60_000)
+    with pytest.raises(ValueError, match="more pixels"):
+        records._picture("hr", bytes(png))

@@ -21,7 +21,7 @@ def pictures(folder: epath.Path) -> dict[str, str]:
 
 def made_of(indices: Iterable[dict]) -> dict[str, str]:
     """The prints of the pictures of some shards, but for older ones, which hold none."""
-    parts = [index["made_of"] for index in indices]
+    parts = [index.get("made_of") for index in indices]
     return {k: v for part in parts if isinstance(part, dict) for k, v in part.items()}
 
 

@@ -7,18 +7,20 @@ A folder of records holds the shards, an index beside each shard, `manifest.json
 import contextlib
 import itertools
 import json
+import math
 import os
 import resource
 import struct
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import google_crc32c
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
+from jaxtyping import UInt8
 
 from yoda_jax.errors import UserError
 from yoda_jax.prefetch import prefetch
@@ -41,6 +43,7 @@ FEATURES = tfds.features.FeaturesDict(
 )
 _NAME, _SPLIT = "yoda", "train"
 _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")  # a record's length; both with checksums
+_MOST_PIXELS = 2**26  # of an example
 _MOST_SHARDS = 8192  # that are kept open
 _OPEN_FILES = 16  # of a thread, in a bucket or of more shards than that
 _FRAME_BYTES = _HEAD.size + _TAIL.size
@@ -108,27 +111,27 @@ def _serialize(example: dict) -> bytes:
 def read_index(path: epath.Path) -> dict | None:
     """The index of a complete shard, else None."""
     index = _index_path(path)
-    return _read_json(index, {"bytes": int}, {"offsets": int}) if path.exists() else None
+
+    def fits(found: dict) -> bool:
+        positions = [0, *found["offsets"], found["bytes"]]
+        return all(type(p) is int for p in positions) and positions == sorted(positions)
+
+    return _read_json(index, fits) if path.exists() else None
 
 
-def _read_json(
-    path: epath.Path, entries: Mapping[str, type], lists: Mapping[str, type]
-) -> dict | None:
-    """A file that holds entries of these types, and lists of them; None where there is none."""
+def _read_json(path: epath.Path, fits: Callable[[dict], bool]) -> dict | None:
+    """What a file holds, None where there is none; UserError where it does not fit."""
     if not path.exists():
         return None
     try:
-        read = json.loads(path.read_text())
-        right = all(isinstance(read[name], kind) for name, kind in entries.items())
-        for name, kind in lists.items():
-            right &= isinstance(read[name], list) and all(isinstance(v, kind) for v in read[name])
-        if not right:
-            raise ValueError("an entry of another kind")
-    except (KeyError, TypeError, ValueError) as error:
+        found = json.loads(path.read_text())
+        if not fits(found):
+            raise ValueError("it holds other values")
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is damaged ({error}); delete the folder and run --mode=precompute again."
         ) from error
-    return read
+    return found
 
 
 def write_manifest(folder: epath.Path, shards: int, manifest: Mapping) -> None:
@@ -159,9 +162,16 @@ def write_manifest(folder: epath.Path, shards: int, manifest: Mapping) -> None:
 
 def read_manifest(folder: epath.Path) -> dict | None:
     """The manifest of a complete folder of records, else None."""
-    counts = {"examples": int, "pictures": int}
-    lists = {"files": str, "skipped": str}
-    return _read_json(folder / "manifest.json", {"settings": dict, **counts}, lists)
+
+    def fits(found: dict) -> bool:
+        return (
+            all(isinstance(name, str) and name.isprintable() for name in found["files"])
+            and all(isinstance(text, str) for text in found["skipped"])
+            and all(type(found[count]) is int for count in ("examples", "pictures"))
+            and isinstance(found["settings"], dict)
+        )
+
+    return _read_json(folder / "manifest.json", fits)
 
 
 class Records:
@@ -240,14 +250,27 @@ def _parsed(serialized: bytes) -> dict:
         features[key].bytes_list.value[0] for key in ("name", "hr", "lr", "attention/value")
     )
     shape = features["attention/shape"].int64_list.value
-    return {
-        "name": name.decode("utf-8", "surrogateescape"),
-        "hr": FEATURES["hr"].decode_example_np(hr),
-        "lr": FEATURES["lr"].decode_example_np(lr),
+    example = {
+        "hr": _picture("hr", hr),
+        "lr": _picture("lr", lr),
         "attention": np.frombuffer(heads, np.uint8).reshape(shape),
         "attention_scale": np.array(features["attention_scale"].float_list.value, np.float32),
         "place": np.array(features["place"].int64_list.value, np.int32),
     }
+    heads, size = example["attention"], example["hr"].shape
+    top, left, height, width = example["place"].tolist()
+    if heads.ndim != 3 or heads.size == 0 or example["attention_scale"].shape != heads.shape[:1]:
+        raise ValueError("no maps of attention with a scale each")
+    if not (0 <= top <= height - size[0] and 0 <= left <= width - size[1]):
+        raise ValueError("a place outside of its picture")
+    return {**example, "name": name.decode("utf-8", "surrogateescape")}
+
+
+def _picture(name: str, png: bytes) -> UInt8[np.ndarray, "_ _ 3"]:
+    """A picture of FEATURES; its size is read first, for its decoder takes any memory."""
+    if math.prod(struct.unpack_from(">II", png, 16)) > _MOST_PIXELS:
+        raise ValueError("a picture of more pixels than are written")
+    return FEATURES[name].decode_example_np(png)
 
 
 def _allow_files() -> int:
