@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import resource
+import time
 
 import jax
 import jax.numpy as jnp
@@ -262,3 +263,13 @@ def test_a_full_disk_is_one_sentence_with_the_path(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     write(tmp_path / "full", dataclasses.replace(state, step=jnp.int32(1)))  # there is room now
     assert Checkpoints(tmp_path / "full").latest() == 1
+
+
+def test_a_clock_that_is_put_on_by_hours_ends_no_save(tmp_path, monkeypatch):
+    begun, true = time.monotonic(), time.time
+    monkeypatch.setattr(time, "time", lambda: true() + 3600 * int(20 * (time.monotonic() - begun)))
+    state = create({"w": jnp.ones((64, 64))}, optax.adam(0.1), ema=True)
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        for step in (1, 2, 3, 4):
+            checkpoints.save(dataclasses.replace(state, step=jnp.int32(step)), step, {})
+    assert Checkpoints(tmp_path).latest() == 4

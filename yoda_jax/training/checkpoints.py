@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,9 @@ from yoda_jax.training.state import Params, TrainState
 
 # Of these metrics the largest value is the best, of all others the smallest.
 _LARGER_IS_BETTER = ("psnr", "ssim")
+# Seconds for a save. Orbax measures them by the time of day, which may be put on by hours; a
+# process that is lost ends the others without it.
+_PATIENCE = 10**8
 
 
 class Checkpoints:
@@ -62,7 +66,11 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 best_fn=value if best else None,  # without it Orbax does not write the metrics
                 lightweight_initialize=keep is None,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._folder.seal),
+                async_options=ocp.AsyncOptions(
+                    timeout_secs=_PATIENCE,
+                    create_directories_asynchronously=False,  # waits with a limit of its own
+                    post_finalization_callback=self._folder.seal,
+                ),
             ),
             item_handlers={
                 "weights": ocp.StandardCheckpointHandler(),
@@ -188,6 +196,8 @@ class Checkpoints:
             reason = next((reason for reason in reasons if reason in str(error)), None)
             if reason is None:
                 raise
+            # Else each of the other writes that failed says so, behind the sentence.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             raise UserError(
                 f"A checkpoint could not be written to {self._folder.path}: {reason}; make room "
                 "there and run again: the run goes on from its last whole checkpoint."
