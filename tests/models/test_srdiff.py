@@ -153,7 +153,7 @@ def test_ten_steps_are_the_references(golden, params, condition):
     # Its step t draws noise[t]; ours counts from 1. The start, at the base 0, is step T + 1.
     first = golden["loop/x_T"] / schedule.noise[-1]
     table = jnp.concatenate([jnp.zeros((1, *base.shape)), golden["loop/noise"], first[None]])
-    start = start_state(schedule, lambda t: table[t], base)
+    start, _ = start_state(schedule, lambda t: table[t], base)
     assert_near(start, golden["loop/x_T"], 1e-6)
 
     @jax.jit
