@@ -54,7 +54,6 @@ CONFINED = {
     "tensorflow": {"data"},
     "tensorflow_datasets": {"data"},
     "orbax": {"training/checkpoints"},
-    "tensorstore": {"training/checkpoint_folder"},
     "clu": {"jobs", "training/events", "training/progress"},
     "ml_collections": {"configuration", "jobs", "main"},
     "flax": {"models", "weights", "yoda", "regression"},

@@ -14,7 +14,7 @@ from yoda_jax.arrays import Array
 from yoda_jax.diffusion import sampler
 from yoda_jax.diffusion.formulation import Formulation
 from yoda_jax.diffusion.loss import Diagnostics, Penalty, training_loss
-from yoda_jax.diffusion.mask import Mask, sampling_steps
+from yoda_jax.diffusion.mask import Mask, diffused_fraction, sampling_steps
 from yoda_jax.diffusion.schedule import Betas, NoiseSchedule, Spacing, noise_schedule
 from yoda_jax.diffusion.steppers import StepperName, stepper
 from yoda_jax.method import HR, LR, Attention, Batch, Progress
@@ -110,6 +110,8 @@ class Yoda:
     def diffused(self, attention: Attention) -> Float[Array, "B"]:
         if self.mask is None:
             return jnp.ones(len(attention))
+        if not self.mask.truncate:  # whatever the number of steps
+            return diffused_fraction(_unit(attention), self.mask.lower_bound)
         steps = sampling_steps(_unit(attention), self.mask, self.schedule())
         return steps.mean((1, 2, 3)) / self.sampling_steps
 
