@@ -34,6 +34,7 @@ setup(
         "tensorflow>=2.18; platform_machine != 'x86_64'",
         "tensorflow-datasets>=4.9.9",
         "tifffile>=2024.1.30",
+        "tqdm>=4.66",
     ],
     extras_require={
         "test": [

@@ -92,6 +92,7 @@ def get_config() -> ConfigDict:
     c.train.learning_rate = 1e-4
     c.train.warmup_steps = 10_000
     c.train.halve_every = 0  # steps after which the learning rate is halved again; 0: never
+    c.train.decay = "none"  # of the learning rate: "cosine" lets it fall to 0 over train.steps
     c.train.weight_decay = 0.0  # above 0: AdamW
     c.train.clip_norm = 0.0  # of the global gradient; 0: none
     c.train.ema_decay = 0.9999  # of the parameters that are sampled with; 0: no average

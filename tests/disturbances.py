@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from command_line import wait_until
-from laboratory import STEPS, Laboratory, remount, small_disk
+from laboratory import STEPS, FailingDisk, Laboratory, remount, small_disk
 
 # Of the process that finds it on its path: the clock is put on and back by an hour every second.
 JUMPING_CLOCK = """
@@ -118,13 +118,34 @@ def _remove(path: Path) -> None:
 
 
 def damaged_shard(laboratory: Laboratory) -> Outcome:
-    """A flipped bit in each shard of records, of which a copy is brought back."""
+    """A flipped bit in each shard of records; these are deleted and made anew, as advised."""
     workdir = laboratory.copy()
-    for path in workdir.glob("records/train/*.tfrecord-*[0-9]"):
+    shards = list(workdir.glob("records/train/*.tfrecord-*[0-9]"))
+    for path in shards:
         _flip(path)
-    status = laboratory.run(str(workdir))
-    shutil.copytree(f"{laboratory.undisturbed}/records", workdir / "records", dirs_exist_ok=True)
-    return _again(laboratory, workdir, status)
+    status, said = laboratory.run(str(workdir)), laboratory.said()
+    for path in shards:
+        path.unlink()
+        path.with_name(f"{path.name}.json").unlink()
+    assert laboratory.run(str(workdir), "--mode=precompute") == 0, laboratory.said()
+    again = _again(laboratory, workdir, status)
+    return dataclasses.replace(again, said=said)
+
+
+def failing_disk(laboratory: Laboratory) -> Outcome:
+    """A disk that fails in the middle of training, and can be read alone from then on."""
+    disk = FailingDisk(laboratory.folder)
+    try:
+        job = laboratory.start(f"{disk.place}/run")
+        wait_until(lambda: laboratory.said("[20]") or job[0].poll() is not None, laboratory.said)
+        disk.fail()
+        status = job[0].wait()
+        said = laboratory.said()
+        disk.mend()
+        again = _again(laboratory, f"{disk.place}/run", status)
+        return dataclasses.replace(again, said=said)
+    finally:
+        disk.leave()
 
 
 def _changed(field: str) -> Callable[[Laboratory], Outcome]:
@@ -172,6 +193,7 @@ DISTURBANCES: dict[str, Callable[[Laboratory], Outcome]] = {
     "full disk in training": full_disk_in_training,
     "read-only at the start": read_only_at_the_start,
     "read-only at the resumption": read_only_at_the_resumption,
+    "failing disk": failing_disk,
     "configuration flipped": _damaged("config/metadata", _flip),
     "weights flipped": _damaged("weights/**/d/*", _flip),
     "structure flipped": _damaged("weights/_METADATA", _flip),

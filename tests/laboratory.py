@@ -107,3 +107,41 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
 def remount(place: Path, options: str) -> None:
     """Changes a mounted disk: its size, or whether it can be written to."""
     subprocess.run(["mount", "-o", f"remount,{options}", place], check=True)
+
+
+class FailingDisk:
+    """A file of 100 MB as a disk of its own, which fails as disks do: the kernel closes it.
+
+    Skips where that is not allowed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._image, self.place = folder / "image", folder / "failing"
+        self.place.mkdir()
+        with self._image.open("wb") as file:
+            file.truncate(100_000_000)
+        made = shutil.which("mkfs.ext4") and self._do("mkfs.ext4", "-q", self._image)
+        if not made or not self._mount():
+            pytest.skip("mounting a file as a disk is not allowed")
+
+    def fail(self) -> None:
+        """From now on nothing can be written, also to files that are open."""
+        listed = Path("/proc/self/mounts").read_text().splitlines()
+        device = next(line.split()[0] for line in listed if str(self.place) in line)
+        Path("/sys/fs/ext4", Path(device).name, "trigger_fs_error").write_text("1")
+
+    def mend(self) -> None:
+        """As an administrator does after the job has ended."""
+        self.leave()
+        self._do("e2fsck", "-fy", self._image)
+        assert self._mount()
+
+    def leave(self) -> None:
+        """Unmounts it."""
+        self._do("umount", self.place)
+
+    def _mount(self) -> bool:
+        return self._do("mount", "-o", "loop,errors=remount-ro", self._image, self.place)
+
+    def _do(self, *command: str | Path) -> bool:
+        return not subprocess.run(command, capture_output=True).returncode

@@ -66,11 +66,15 @@ def test_show_prints_parameters_flops_and_memory(tmp_path):
         (
             "import",
             ["--input=x", "--output=y"],
-            "--output is of --mode=export, found --mode=import.",
+            "--output is of --mode=export or upscale, found --mode=import.",
         ),
         ("export", [], "--mode=export needs --output=FILE, found none."),
-        ("train", ["--input=x.pth"], "--input is of --mode=import, found --mode=train."),
-        ("train", ["--step=3"], "--step is of --mode=eval or export, found --mode=train."),
+        ("train", ["--input=x.pth"], "--input is of --mode=import or upscale, found --mode=train."),
+        (
+            "train",
+            ["--step=3"],
+            "--step is of --mode=eval or export or upscale, found --mode=train.",
+        ),
     ],
 )
 def test_each_mode_takes_its_own_flags(mode, arguments, sentence):

@@ -74,7 +74,11 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_training_goes_on_to_the_same_bits(number, undisturbed, tmp_path):
-    job = Job(*LONG, f"--workdir={tmp_path}")
+    before = signal.signal(number, signal.SIG_DFL)  # nohup and `&` of a script ignore some
+    try:
+        job = Job(*LONG, f"--workdir={tmp_path}")
+    finally:
+        signal.signal(number, before)
     job.wait_for("[20]")
     assert job.stop(number).status() == 75
     assert SAVED in job.log.splitlines()[-1]

@@ -29,7 +29,10 @@ class Halved(nn.Module):
 
     continuous_level = True
 
-    def condition(self, lr, lr_up):
+    def encode(self, lr):
+        return lr[..., :0]
+
+    def condition(self, encoded, lr_up):
         return lr_up
 
     def __call__(self, z, level, condition, train=False):

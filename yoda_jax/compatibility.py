@@ -27,6 +27,7 @@ LATER: dict[str, Any] = {
     "diffusion.eta": 0.0,
     "mask.truncate": 0.0,
     "train.join_seconds": 300,
+    "train.decay": "none",
     "eval.name": "eval",
 }
 
@@ -44,6 +45,7 @@ _STEERING = (
     "train.learning_rate",
     "train.warmup_steps",
     "train.halve_every",
+    "train.decay",
     "train.weight_decay",
     "train.clip_norm",
     "train.ema_decay",

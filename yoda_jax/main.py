@@ -34,16 +34,32 @@ JOBS = {
     "compile": "compile",
     "import": "import_weights",
     "export": "export_weights",
+    "upscale": "upscale",
 }
 _OF_A_RUN = ("eval", "export", "show")  # take a run's own configuration where none is given
-_WITHOUT_SOURCE = ("show", "compile", "import", "export")  # need no pictures to be named
+_WITHOUT_SOURCE = ("show", "compile", "import", "export", "upscale")  # need no pictures to be named
+# Of mode upscale, as `Sampling`: what the checkpoint says where they are left out.
+_SAMPLING = {
+    "seed": (flags.DEFINE_integer, "the noise's (0)"),
+    "steps": (flags.DEFINE_integer, "steps of the chain"),
+    "sampler": (flags.DEFINE_string, "ddpm, ddpm_beta, ddim or multistep"),
+    "mask": (flags.DEFINE_bool, "the area mask, or --nomask"),
+    "lower_bound": (flags.DEFINE_float, "least share of the steps at every pixel"),
+    "truncate": (flags.DEFINE_float, "share of the pixels that start later, with the next"),
+    "tile": (flags.DEFINE_integer, "side of a tile in pixels of the result"),
+    "batch": (flags.DEFINE_integer, "tiles at once (8)"),
+}
 # What only some modes take: flag -> modes.
 _TAKEN_BY = {
-    "input": ("import",),
-    "output": ("export",),
-    "step": ("eval", "export"),
+    "input": ("import", "upscale"),
+    "output": ("export", "upscale"),
+    "step": ("eval", "export", "upscale"),
     "topology": ("compile",),
     "max_batch": ("compile",),
+    "weights": ("upscale",),
+    "quality": ("upscale",),
+    "trajectory": ("upscale",),
+    **dict.fromkeys(_SAMPLING, ("upscale",)),
 }
 _NEEDED = {"input": "FILE", "output": "FILE", "topology": "SLICE"}
 # Errors of a file that a user can mend; others are ours and keep their traceback.
@@ -57,11 +73,16 @@ _DISTRIBUTED = flags.DEFINE_string(
     "Several processes: none, auto (TPU pods, clusters), or "
     "HOST:PORT,COUNT,INDEX with the address of process 0.",
 )
-flags.DEFINE_string("input", None, "Of mode import: a checkpoint file.")
-flags.DEFINE_string("output", None, "Of mode export: a .safetensors file.")
+flags.DEFINE_string("input", None, "Of mode import: a checkpoint file; upscale: pictures.")
+flags.DEFINE_string("output", None, "Of modes export (a .safetensors file) and upscale.")
 flags.DEFINE_string("topology", None, "Of mode compile: a slice of TPUs, as v5e:4x4.")
 flags.DEFINE_bool("max_batch", None, "Of mode compile: look for the largest batch that fits.")
-flags.DEFINE_integer("step", None, "Of modes eval and export: an older checkpoint.")
+flags.DEFINE_integer("step", None, "Of modes eval, export and upscale: an older checkpoint.")
+flags.DEFINE_string("weights", None, "Of mode upscale: a file that mode export wrote.")
+flags.DEFINE_integer("quality", None, "Of mode upscale: of JPEG and WebP, 1..100 (95).", 1, 100)
+flags.DEFINE_string("trajectory", None, "Of mode upscale: a .gif of the chain.")
+for _name, (_define, _help) in _SAMPLING.items():
+    _define(_name, None, f"Of mode upscale: {_help}.")
 
 
 def _define_config(argv: Sequence[str]) -> None:
@@ -71,7 +92,7 @@ def _define_config(argv: Sequence[str]) -> None:
     --config.field=... can change a field of it.
     """
     given = flags.FlagValues()
-    for name in ("config", "mode", "workdir"):
+    for name in ("config", "mode", "workdir", "weights"):
         flags.DEFINE_string(name, "", "", flag_values=given)
     flags.DEFINE_integer("step", None, "", flag_values=given)
     given(argv, known_only=True)
@@ -91,10 +112,15 @@ def _define_config(argv: Sequence[str]) -> None:
                 "a --config."
             )
         config_flags.DEFINE_config_dict("config", config)
+    elif given.mode == "upscale" and (given.weights or given.workdir):
+        from yoda_jax.upscaler import configuration_of
+
+        config = configuration_of(given.weights or given.workdir, given.step)
+        config_flags.DEFINE_config_dict("config", config)
     else:
         raise UserError(
-            "--config is not set; give a file, for example --config=configs/demo.py (eval, export "
-            "and show of a --workdir need none)."
+            "--config is not set; give a file, for example --config=configs/demo.py (eval, export, "
+            "show and upscale of a --workdir need none)."
         )
 
 
@@ -110,13 +136,16 @@ def _run(argv: Sequence[str]) -> None:
         fields.require_source(config)
     options = _options(mode)
     workdir = _WORKDIR.value or config.workdir
+    if not workdir and mode == "upscale":
+        workdir = os.fspath(Path(flags.FLAGS.weights).parent)
     if not workdir:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         workdir = f"runs/{Path(file.partition(':')[0]).stem}"
     for path in (workdir, config.data.records, config.model.encoder):
         check_bucket(path)
     train = config.train
-    use_all_cpu_cores((train.batch_size // train.accumulate, config.eval.batch_size))
+    sizes = train.batch_size // train.accumulate, config.eval.batch_size
+    use_all_cpu_cores((options["sampling"].get("batch", 8),) if mode == "upscale" else sizes)
     join_processes(_DISTRIBUTED.value, train.join_seconds)
     cache = os.path.expanduser(os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/yoda_jax"))
     if not cache.startswith("~"):  # who has no home folder has no cache
@@ -128,7 +157,7 @@ def _run(argv: Sequence[str]) -> None:
             *(mode, workdir, jax.process_index(), jax.process_count(), jax.device_count()),
             jax.default_backend(),
         )
-        if mode not in ("precompute", "import"):
+        if mode not in ("precompute", "import", "upscale"):  # these look for no encoder
             run = Run(workdir)
             config = restore.with_encoder(config, run, run.within("base"), run.within("yoda"))
         import_module(f"yoda_jax.jobs.{JOBS[mode]}").run(config, workdir, **options)
@@ -143,10 +172,13 @@ def _options(mode: str) -> dict[str, Any]:
             options[name] = value
             if not value and name in _NEEDED:
                 raise UserError(f"--mode={mode} needs --{name}={_NEEDED[name]}, found none.")
-            if name == "input":
+            if name == "input" and value:
                 on_a_disk("--input", value)
         elif value is not None:
             raise UserError(f"--{name} is of --mode={' or '.join(modes)}, found --mode={mode}.")
+    if mode == "upscale":
+        given = {name: options.pop(name) for name in _SAMPLING}
+        options["sampling"] = {k: v for k, v in given.items() if v is not None}
     return options
 
 

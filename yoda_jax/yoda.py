@@ -29,7 +29,7 @@ _State = tuple[Float[Array, "B H W 3"], Float[Array, "B H W 3"]]  # as in `sampl
 class Yoda:
     """A diffusion `Method` with the area mask around it; without one, the base method.
 
-    The network has two methods: `condition(lr, lr_up)`, called once a picture, and
+    The network has `encode(lr)` and `condition(encoded, lr_up)`, called once a picture, and
     `__call__(z, level, condition, train)`, called each step. lr_up is made here, so training and
     sampling share it.
     """
@@ -50,7 +50,7 @@ class Yoda:
         lr, lr_up = self._pictures(jnp.zeros((1, lr_size, lr_size, 3), jnp.uint8))
 
         def run(network: nn.Module) -> Array:
-            return network(lr_up, jnp.ones(1), network.condition(lr, lr_up))
+            return network(lr_up, jnp.ones(1), network.condition(network.encode(lr), lr_up))
 
         return nn.init(run, self.network)(key)["params"]
 
@@ -83,7 +83,12 @@ class Yoda:
 
     def condition(self, params: Params, lr: LR) -> PyTree:
         """What the network needs of LR pictures, the same at all steps."""
-        return self.network.apply({"params": params}, *self._pictures(lr), method="condition")
+        lr, lr_up = self._pictures(lr)
+
+        def run(network: nn.Module) -> PyTree:
+            return network.condition(network.encode(lr), lr_up)
+
+        return nn.apply(run, self.network)({"params": params})
 
     def sample(
         self,

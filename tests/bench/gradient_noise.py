@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 from scipy import stats
 
-from yoda_jax.configuration import build, restore
+from yoda_jax.configuration import build, inference, restore
 from yoda_jax.runs import Run
 from yoda_jax.yoda import Yoda
 
@@ -101,7 +101,7 @@ def main() -> None:
     config.data.records = args.records or config.data.records
     config = restore.with_encoder(config, run)
     method, batches = (
-        build.method(config),
+        inference.method(config),
         build.batches(config, build.records(config, run, "train"), 0, 1),
     )
     measured = {
@@ -119,7 +119,7 @@ def main() -> None:
         if step:
             params = restore.weights(config, run, step).params
         else:
-            params = method.init(jax.random.key(config.seed), build.lr_size(config))
+            params = method.init(jax.random.key(config.seed), inference.lr_size(config))
         found = []
         for index in range(args.batches):
             batch = batches(index)

@@ -25,7 +25,7 @@ def side(hyper: tuple[Any, ...], entries: Entries, batch: Batch) -> Side:
     def condition(net: SRDiffUNet, batch: Batch) -> Float[Array, "B H W features"]:
         if "features" in batch:
             return net.projection(batch["features"])
-        return net.condition(batch["lr"], batch["residual"])
+        return net.condition(net.encode(batch["lr"]), batch["residual"])
 
     def predict(net: SRDiffUNet, batch: Batch) -> Float[Array, "B H W 3"]:
         s = batch["signal"][:, None, None, None]

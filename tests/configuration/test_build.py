@@ -6,7 +6,7 @@ import pytest
 
 from configs import default, demo, rrdb_celeba, rrdb_df2k, sr3_ffhq, srdiff_celeba, srdiff_df2k
 from yoda_jax.attention.classical import ClassicalAttention
-from yoda_jax.configuration import build
+from yoda_jax.configuration import build, inference
 from yoda_jax.errors import UserError
 
 SHIPPED = {"default": default.get_config(), "demo": demo.get_config()} | {
@@ -17,7 +17,7 @@ SHIPPED = {"default": default.get_config(), "demo": demo.get_config()} | {
 @pytest.mark.parametrize("name", SHIPPED)
 def test_configuration_reaches_the_method(name):
     config = SHIPPED[name]
-    yoda, preparation = build.method(config), build.preparation(config, 14)
+    yoda, preparation = inference.method(config), build.preparation(config, 14)
     assert yoda.network.image_size == preparation.hr_size == config.data.hr_size
     assert preparation.attention_stride == 14
     assert yoda.scale == preparation.scale == config.data.scale
@@ -32,15 +32,15 @@ def test_configuration_reaches_the_method(name):
 def test_maps_without_learning_need_no_weights():
     config = default.get_config()
     config.attention.update(source="sift", weights="", cell=3)
-    assert isinstance(build.attention(config), ClassicalAttention)
-    assert build.attention_settings(config) == {"attention.cell": 3}
+    assert isinstance(inference.attention(config), ClassicalAttention)
+    assert inference.attention_settings(config) == {"attention.cell": 3}
 
 
 def test_weights_that_are_not_at_hand_are_not_known(tmp_path):
     """Finished records can be used on a machine without the backbone."""
     config = default.get_config()
     config.attention.weights = str(tmp_path / "absent.pth")
-    assert build.attention_settings(config) == {"attention.weights": None}
+    assert inference.attention_settings(config) == {"attention.weights": None}
 
 
 def test_weights_that_cannot_be_read_are_not_taken_for_absent_ones(tmp_path):
@@ -48,7 +48,7 @@ def test_weights_that_cannot_be_read_are_not_taken_for_absent_ones(tmp_path):
     (tmp_path / "damaged.safetensors").write_bytes(b"nothing of the kind")
     config.attention.weights = str(tmp_path / "damaged.safetensors")
     with pytest.raises(UserError, match="damaged.safetensors must be a safetensors file"):
-        build.attention_settings(config)
+        inference.attention_settings(config)
 
 
 def test_weights_are_known_by_their_bytes(tmp_path):
@@ -57,7 +57,7 @@ def test_weights_are_known_by_their_bytes(tmp_path):
     for name, data in (("a.pth", b"one"), ("b.pth", b"one"), ("c.pth", b"other")):
         (tmp_path / name).write_bytes(data)
         config.attention.weights = str(tmp_path / name)
-        found.append(build.attention_settings(config)["attention.weights"])
+        found.append(inference.attention_settings(config)["attention.weights"])
     assert found[0] == found[1] != found[2]
 
 
@@ -74,7 +74,7 @@ def test_shipped_networks_have_the_published_sizes(encoder, config, counts):
     config.model.encoder_blocks = encoder.model.blocks
 
     def count(config):
-        method = build.method(config)
+        method = inference.method(config)
         shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), 8))
         return {k: sum(leaf.size for leaf in jax.tree.leaves(v)) for k, v in shapes.items()}
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import demo
-from yoda_jax.configuration import build, restore
+from yoda_jax.configuration import build, inference, restore
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import precompute, train
 from yoda_jax.runs import Run
@@ -32,7 +32,7 @@ def configuration(name, **fields):
 
 def weights(workdir, config):
     """(the newest parameters, averaged; the state before its last step's update)."""
-    method, mesh = build.method(config), sharding.make_mesh()
+    method, mesh = inference.method(config), sharding.make_mesh()
     _, abstract = build.state(config, method, mesh)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return checkpoints.restore(abstract)
@@ -78,7 +78,7 @@ def test_encoder_stays_as_it_was_and_has_no_moments(encoder, trained):
 
 def test_all_else_is_trained(trained):
     workdir, config = trained
-    first = build.method(config).init(jax.random.key(config.seed), 8)
+    first = inference.method(config).init(jax.random.key(config.seed), 8)
     for name, part in weights(workdir, config).params.items():
         if name != "encoder":
             for ours, before in zip(

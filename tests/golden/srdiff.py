@@ -50,7 +50,7 @@ def shapes_of(net: SRDiffUNet | RRDBNet) -> dict:
     def run(net):
         if isinstance(net, RRDBNet):
             return net(lr)
-        return net(lr_up, jnp.ones(1), net.condition(lr, lr_up))
+        return net(lr_up, jnp.ones(1), net.condition(net.encode(lr), lr_up))
 
     return jax.eval_shape(nn.init(run, net), jax.random.key(0))["params"]
 

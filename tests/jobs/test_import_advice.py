@@ -19,7 +19,7 @@ from public_weights import configuration, sr3_entries
 from rrdb_entries import basicsr, rrdb
 from tensor_files import save
 
-from yoda_jax.configuration import build, fields
+from yoda_jax.configuration import fields, inference
 from yoda_jax.diffusion.schedule import SCHEDULES
 from yoda_jax.errors import UserError
 from yoda_jax.jobs.import_weights import _agreed
@@ -91,7 +91,7 @@ def test_following_the_advice_once_is_enough(name, source, files):
         agreed(config, files[name])
     config = followed(config, str(error.value))
     ours = agreed(config, files[name])
-    assert build.method(ours).network == build.method(agreed(ours, files[name])).network
+    assert inference.method(ours).network == inference.method(agreed(ours, files[name])).network
     if "sr3" in name:  # at the level that it was trained at, a quarter of the size
         assert ours.model.attention_resolutions == (ours.data.hr_size // 4,)
     if "srdiff" in name:
@@ -116,7 +116,7 @@ def test_every_schedule_is_told_by_its_table(name, tmp_path):
     with pytest.raises(UserError) as error:
         agreed(config, file)
     ours = agreed(followed(config, str(error.value)), file)
-    np.testing.assert_allclose(build.betas(ours), betas, rtol=1e-5)
+    np.testing.assert_allclose(inference.betas(ours), betas, rtol=1e-5)
 
 
 @pytest.mark.parametrize("betas", [np.linspace(0, 1, 50) ** 3, np.float32(1), np.zeros((2, 2))])

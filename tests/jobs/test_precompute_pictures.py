@@ -87,6 +87,30 @@ def test_a_training_that_was_begun_keeps_its_records(where, pictures, tmp_path, 
     precompute.run(config, str(tmp_path))
 
 
+def test_a_shard_that_was_deleted_is_written_again_after_a_training_was_begun(
+    pictures, tmp_path, said
+):
+    config = configuration(pictures, data__eval="samples:photos/test")
+    precompute.run(config, str(tmp_path))
+    (tmp_path / "checkpoints/2").mkdir(parents=True)
+    before = contents(tmp_path / "records")
+    shard = next((tmp_path / "records/train").glob("*00001-of-*[0-9]"))
+    for path in (shard, shard.with_name(f"{shard.name}.json")):
+        path.unlink()
+    precompute.run(config, str(tmp_path))
+    assert contents(tmp_path / "records") == before and "training was begun" not in said()
+    # Where other pictures were changed meanwhile, these stay.
+    index = json.loads(shard.with_name(f"{shard.name}.json").read_text())
+    shard.unlink()
+    shard.with_name(f"{shard.name}.json").unlink()
+    for name in sorted(GOOD):
+        if name not in index["made_of"] and (pictures / name).exists():
+            Image.new("RGB", (64, 64), "red").save(pictures / name)
+            break
+    precompute.run(config, str(tmp_path))
+    assert contents(tmp_path / "records") == before and "1 changed" in said()
+
+
 def test_one_set_has_many_spellings(pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     precompute.run(configuration(pictures), "run")

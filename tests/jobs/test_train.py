@@ -16,7 +16,7 @@ from command_line import ROOT, TINY, command, run
 from ml_collections import config_flags
 from PIL import Image
 
-from yoda_jax.configuration import build, restore
+from yoda_jax.configuration import build, inference, restore
 from yoda_jax.runs import Run
 from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
@@ -28,7 +28,7 @@ TRAIN = ["--config=configs/demo.py", "--mode=train", *TINY]
 def last_state(workdir):
     """The newest state of a run, on the first device."""
     config = restore.configuration(Run(workdir))
-    _, abstract = build.state(config, build.method(config), sharding.make_mesh())
+    _, abstract = build.state(config, inference.method(config), sharding.make_mesh())
     return Checkpoints(Run(workdir).checkpoints).restore(abstract)
 
 

@@ -39,7 +39,7 @@ def made(name, **changes):
     def run(network):
         if not network.diffuses:
             return network(lr)
-        return network(z, jnp.ones(1), network.condition(lr, lr_up))
+        return network(z, jnp.ones(1), network.condition(network.encode(lr), lr_up))
 
     shapes = jax.eval_shape(nn.init(run, network), jax.random.key(0))
     rng = np.random.default_rng(3)

@@ -38,8 +38,12 @@ def params():
 
 @pytest.fixture(scope="module")
 def condition(golden, params):
+    return made(params, golden["img_lr"], golden["img_lr_up"])
+
+
+def made(params, lr, lr_up):
     return network().apply(
-        {"params": params}, golden["img_lr"], golden["img_lr_up"], method="condition"
+        {"params": params}, lr, lr_up, method=lambda m, lr, lr_up: m.condition(m.encode(lr), lr_up)
     )
 
 
@@ -76,9 +80,7 @@ def test_other_frequencies_of_the_step_are_noticed(golden, params, condition, mo
 def test_condition_is_a_matter_of_lr_alone_and_steps_never_see_the_encoder(
     golden, params, condition
 ):
-    other = network().apply(
-        {"params": params}, golden["img_lr"], -golden["img_lr_up"], method="condition"
-    )
+    other = made(params, golden["img_lr"], -golden["img_lr_up"])
     np.testing.assert_array_equal(other, condition)
     # A step needs no parameter of what makes the condition.
     rest = {k: v for k, v in params.items() if k not in ("encoder", "projection")}
@@ -112,7 +114,7 @@ def losses(golden):
 
     def loss(params):
         def run(m):
-            made = m.condition(golden["img_lr"], golden["img_lr_up"])
+            made = m.condition(m.encode(golden["img_lr"]), golden["img_lr_up"])
             return m(z, SCHEDULE.index[t], made, train=True)
 
         found = nn.apply(run, network())({"params": params})
@@ -205,7 +207,7 @@ def test_bfloat16_computes_near_float32_and_returns_float32(golden, params, cond
     @partial(jax.jit, static_argnums=0)
     def run(net, params):
         def both(m):
-            made = m.condition(golden["img_lr"], golden["img_lr_up"])
+            made = m.condition(m.encode(golden["img_lr"]), golden["img_lr_up"])
             return made, m(golden["x_t"], level, made)
 
         return nn.apply(both, net)({"params": params})
@@ -221,7 +223,7 @@ def test_initial_kernels_fill_the_range_of_their_fan_in_and_biases_are_zero():
     lr, lr_up = jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 8, 8, 3))
 
     def run(m):
-        return m(lr_up, jnp.ones(1), m.condition(lr, lr_up))
+        return m(lr_up, jnp.ones(1), m.condition(m.encode(lr), lr_up))
 
     drawn = jax.jit(nn.init(run, net))(jax.random.key(1, impl="unsafe_rbg"))["params"]
     for path, value in flatten_dict(drawn).items():

@@ -22,7 +22,10 @@ class TwoLayers(nn.Module):
     def setup(self):
         self.first, self.last = nn.Dense(16), nn.Dense(3)
 
-    def condition(self, lr, lr_up):
+    def encode(self, lr):
+        return lr[..., :0]
+
+    def condition(self, encoded, lr_up):
         return lr_up
 
     def __call__(self, z, level, condition, train=False):

@@ -130,7 +130,10 @@ class Wide(nn.Module):
     def setup(self):
         self.layers = nn.Dense(512), nn.Dense(512), nn.Dense(3)
 
-    def condition(self, lr, lr_up):
+    def encode(self, lr):
+        return lr[..., :0]
+
+    def condition(self, encoded, lr_up):
         return lr_up
 
     def __call__(self, z, level, condition, train=False):

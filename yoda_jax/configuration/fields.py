@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from yoda_jax.attention.classical import CLASSICAL
 from yoda_jax.attention.dino import head_count, stride
 from yoda_jax.attention.maps import AGGREGATES
-from yoda_jax.configuration import build
+from yoda_jax.configuration import inference
 from yoda_jax.data.examples import Preparation
 from yoda_jax.diffusion.formulation import FORMULATIONS
 from yoda_jax.diffusion.loss import Penalty
@@ -45,6 +45,7 @@ _CHOICES = {
     "model.precision": get_args(Precision),
     "model.remat": get_args(Remat),
     "train.sharding": get_args(sharding.Strategy),
+    "train.decay": ("none", "cosine"),
     "train.best": ("", "psnr", "ssim", "lpips"),
 }
 # Fields by the least and the largest value that they may have.
@@ -161,7 +162,7 @@ def _validate_data(config: ConfigDict) -> None:
 
 
 def _validate_network(config: ConfigDict) -> None:
-    network, mask = build.network(config), config.mask
+    network, mask = inference.network(config), config.mask
     sizes = ["data.hr_size", "data.patch"]
     _divisible(config, sizes, "the network's reduction", network.reduction)
     if problem := network.problem():
@@ -185,7 +186,7 @@ def _validate_diffusion(config: ConfigDict) -> None:
             f"--config.diffusion.sampling_steps={c.sampling_steps} must not exceed "
             f"diffusion.steps={c.steps}."
         )
-    (least, most), last = _LAST_GAMMA, gammas(build.betas(config))[-1]
+    (least, most), last = _LAST_GAMMA, gammas(inference.betas(config))[-1]
     if not least <= last <= most:
         what = "not noise" if last > most else "no picture any more, even in 32 bits"
         raise UserError(
@@ -209,9 +210,9 @@ def _validate_attention(config: ConfigDict) -> None:
             f"--config.attention.weights is not set: attention.source={source} needs the file of "
             "its published weights (.pth, .safetensors, .npz or .onnx); download it and name it."
         )
-    if weights == build.PACKAGED and source != build.PACKAGED_BACKBONE:
+    if weights == inference.PACKAGED and source != inference.PACKAGED_BACKBONE:
         raise UserError(
-            f"--config.attention.weights={weights} holds {build.PACKAGED_BACKBONE}, found "
+            f"--config.attention.weights={weights} holds {inference.PACKAGED_BACKBONE}, found "
             f"attention.source={source}; name a file of its weights, or choose that source."
         )
     step = stride(BACKBONES[source])

@@ -9,7 +9,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from yoda_jax.compatibility import check_trained_with, completed
-from yoda_jax.configuration import build
+from yoda_jax.configuration import inference
 from yoda_jax.errors import UserError
 from yoda_jax.processes import decided
 from yoda_jax.runs import Run
@@ -45,8 +45,8 @@ def weights(config: ConfigDict, run: Run, step: int | None = None) -> Weights:
 
     Raises UserError where there is none, or it was trained with another network or diffusion.
     """
-    method, where = build.method(config), sharding.replicated(sharding.make_mesh())
-    shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), build.lr_size(config)))
+    method, where = inference.method(config), sharding.replicated(sharding.make_mesh())
+    shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), inference.lr_size(config)))
     abstract = sharding.placed(shapes, jax.tree.map(lambda _: where, shapes))
     with Checkpoints(run.checkpoints) as checkpoints:
         saved = completed(checkpoints.config(step))
@@ -65,7 +65,7 @@ def with_encoder(config: ConfigDict, *runs: Run) -> ConfigDict:
     that trained the encoder, model.encoder. Raises UserError where neither is there, or the encoder
     is of another scale.
     """
-    if "encoder" not in build.network(config).parts:
+    if "encoder" not in inference.network(config).parts:
         return config
 
     def read() -> tuple[dict, str]:
@@ -76,13 +76,13 @@ def with_encoder(config: ConfigDict, *runs: Run) -> ConfigDict:
     filled = config.copy_and_resolve_references()
     for field in ("features", "blocks"):
         filled.model[f"encoder_{field}"] = saved["model"][f"{prefix}{field}"]
-    if problem := build.network(filled).problem():
+    if problem := inference.network(filled).problem():
         raise UserError(f"--config.model.{problem}")
     return filled
 
 
 def _of_encoder(config: ConfigDict) -> dict:
-    folder, wanted = config.model.encoder, build.network(config).parts["encoder"]
+    folder, wanted = config.model.encoder, inference.network(config).parts["encoder"]
     if not folder:
         raise UserError(
             f"--config.model.encoder is not set: model.name={config.model.name} needs the workdir "

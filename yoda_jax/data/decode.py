@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -76,6 +77,24 @@ def decode_picture(
     Raises `BadPicture` where the file is missing, damaged, no picture, of an unsupported colour
     mode or above `max_pixels`.
     """
+    shown = picture_file(source, name, max_pixels)
+    return np.array(shown.turned(_over_white(shown.image, shown.icc)))
+
+
+class Shown(NamedTuple):
+    """A picture file in its own mode, decoded, and how it is to be looked at."""
+
+    image: Image.Image
+    icc: bytes | None  # the profile of its colours
+    turn: Image.Transpose | None  # that brings it upright
+
+    def turned(self, image: Image.Image) -> Image.Image:
+        """A picture made of this one, upright."""
+        return image if self.turn is None else image.transpose(self.turn)
+
+
+def picture_file(source: str | os.PathLike | bytes, name: str, max_pixels: int) -> Shown:
+    """Decodes a picture file to 8 bits, in its own mode; raises as `decode_picture`."""
     try:
         file = source if isinstance(source, bytes) else Path(source).read_bytes()
         return _decode(file, max_pixels)
@@ -87,7 +106,7 @@ def decode_picture(
         raise BadPicture(name, f"decoding failed ({detail}), check that it {_UNDAMAGED}") from error
 
 
-def _decode(file: bytes, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
+def _decode(file: bytes, max_pixels: int) -> Shown:
     if not file:
         raise Unusable("the file is empty")
     chunks: dict[bytes, bytes] = {}
@@ -103,12 +122,12 @@ def _decode(file: bytes, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
         # Where all pixels are there, anything may follow them.
         fillers = (b"", b"\x55\xaa" * 64)
         a, b = (_shown(file.rstrip(b"\xff") + f + b"\xff\xd9", {}, max_pixels) for f in fillers)
-        if not np.array_equal(a, b):
+        if not np.array_equal(a.image, b.image):
             raise
         return a
 
 
-def _shown(file: bytes, chunks: dict[bytes, bytes], max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
+def _shown(file: bytes, chunks: dict[bytes, bytes], max_pixels: int) -> Shown:
     def check_size(width: int, height: int) -> None:
         if width * height > max_pixels:
             raise Unusable(
@@ -134,8 +153,10 @@ def _shown(file: bytes, chunks: dict[bytes, bytes], max_pixels: int) -> UInt8[np
     elif transfer is not None:
         alpha = "A" if image.has_transparency_data else ""
         image = to_image(np.asarray(image.convert(f"RGB{alpha}")), alpha, transfer=transfer)
-    rgb = _over_white(image, profile or image.info.get("icc_profile"))
-    return np.array(rgb if turn is None else rgb.transpose(turn))
+    profile = profile or image.info.get("icc_profile")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = to_image(np.asarray(image)[..., None], bits=deep.significant_bits(image))
+    return Shown(image, profile, turn)
 
 
 def _open(file: bytes) -> Image.Image | None:
@@ -162,16 +183,24 @@ def _orientation(image: Image.Image) -> int:
 
 def _over_white(image: Image.Image, icc: bytes | None) -> Image.Image:
     """A picture of any mode composited over white, in sRGB."""
-    if image.mode.startswith("I") or image.mode == "F":
-        image = to_image(np.asarray(image)[..., None], bits=deep.significant_bits(image))
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    if alpha is not None and image.format == "BMP" and not alpha.getbbox():
-        alpha = None  # writers that know no alpha leave its byte 0
-    if alpha is not None and image.mode == "P":
-        image = image.convert("RGBA")
-    grey = image.mode in ("1", "L", "LA", "La")
-    colour = image if image.mode == "CMYK" else image.convert("L" if grey else "RGB")
-    colour = to_srgb(colour, icc)
+    alpha, colour = alpha_of(image), to_srgb(colours_of(image), icc)
     if alpha is None:
         return colour
     return Image.composite(colour, Image.new("RGB", colour.size, "white"), alpha)
+
+
+def alpha_of(image: Image.Image) -> Image.Image | None:
+    """The opacity of a picture of any mode, None where it has none."""
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    if alpha is not None and image.format == "BMP" and not alpha.getbbox():
+        return None  # writers that know no alpha leave its byte 0
+    return alpha
+
+
+def colours_of(image: Image.Image) -> Image.Image:
+    """The same without opacity, of mode L, RGB or CMYK."""
+    if image.mode == "P" and alpha_of(image) is not None:
+        image = image.convert("RGBA")
+    if image.mode == "CMYK":
+        return image
+    return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")

@@ -56,6 +56,17 @@ def missing(
     return shards, lacking
 
 
+def deleted(folder: epath.Path, shards: int, lacking: Iterable[int]) -> list[int]:
+    """Those of the lacking shards that are not there; the others are of other pictures.
+
+    None where the records that are there have another number of shards.
+    """
+    manifest = read_manifest(folder)
+    if manifest is not None and len(manifest["files"]) != shards:
+        return []
+    return [i for i in lacking if not shard_path(folder, i, shards).exists()]
+
+
 def _refuse_other(where: object, found: Mapping, expected: Mapping) -> None:
     """Raises UserError for a setting that differs, but for the pictures' contents."""
     name = difference(found, expected)

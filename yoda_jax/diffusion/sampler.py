@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Key
 
-from yoda_jax.arrays import Array, Maps
+from yoda_jax.arrays import Array, Maps, Steps
 from yoda_jax.diffusion.mask import Mask, area_mask, sampling_steps
 from yoda_jax.diffusion.noising import add_noise, blend, predict_y0
 from yoda_jax.diffusion.schedule import NoiseSchedule
@@ -31,9 +31,45 @@ def frame_noise(keys: Key[Array, "B"], shape: tuple[int, int, int]) -> FrameNois
 
 def start_state(schedule: NoiseSchedule, noise: FrameNoise, base: State) -> tuple[State, State]:
     """z_T, the noised base, whose noise is that of step T + 1, and no estimate yet (zeros)."""
-    total = schedule.num_steps
-    z = add_noise(base, noise(jnp.int32(total + 1)), *_levels(schedule, total, base))
+    z = noised(schedule, noise, base, jnp.int32(schedule.num_steps))
     return z, jnp.zeros_like(z)
+
+
+def noised(schedule: NoiseSchedule, noise: FrameNoise, base: State, t: Int[Array, ""]) -> State:
+    """The base noised to t, by the noise of step t + 1: what stands outside the mask at t."""
+    return add_noise(base, noise(t + 1), *_levels(schedule, t, base))
+
+
+def reverse_step(
+    schedule: NoiseSchedule,
+    noise: FrameNoise,
+    base: State,
+    steps: Steps,
+    state: tuple[State, State],
+    eps: State,
+    t: Int[Array, ""],
+    step: Stepper = ddpm,
+) -> tuple[State, State]:
+    """The state at t - 1 from that at t and the noise estimated in it.
+
+    Inside M(t) stands the base method's step, outside the base noised to t-1. `eps` counts inside
+    alone.
+    """
+    z, before = state
+    t_all, fresh = jnp.full(len(base), t), noise(t)
+    y0 = predict_y0(z, eps.astype(jnp.float32), *_levels(schedule, t, base))
+    # What a pixel's estimate was before it became active says nothing of its own way.
+    history = History(before, area_mask(steps, t_all + 1))
+    outside = add_noise(base, fresh, *_levels(schedule, t - 1, base))
+    moved = step(schedule, z, y0, fresh, t_all, history)
+    return blend(area_mask(steps, t_all), moved, outside), y0
+
+
+def seen(mask: Mask | None, steps: Steps, z: State, t: Int[Array, ""]) -> State:
+    """What of the state at t the network is shown."""
+    if mask is None or mask.network_input == "full":
+        return z
+    return blend(area_mask(steps, jnp.full(len(z), t)), z, jnp.zeros_like(z))
 
 
 def reverse_steps(
@@ -50,10 +86,10 @@ def reverse_steps(
 ) -> tuple[State, State]:
     """Takes a state through the steps t -> t-1 of the given times, in their order, in one scan.
 
-    The state is z and the clean target of the step before, as `start_state` gives it. Inside M(t)
-    stands the base method's step, outside the base noised to t-1, so z has one noise level. Without
-    a mask this is the base method. A step whose mask is empty for all pictures does not call the
-    network. The state is float32. Source: YODA, arXiv 2308.07977; SR3, algorithm 2.
+    The state is z and the clean target of the step before, as `start_state` gives it; a step is
+    `reverse_step`, so z has one noise level. Without a mask this is the base method. A step whose
+    mask is empty for all pictures does not call the network. The state is float32.
+    Source: YODA, arXiv 2308.07977; SR3, algorithm 2.
     """
     if mask is None:
         attention, mask = jnp.ones_like(base[..., :1]), Mask()
@@ -61,19 +97,14 @@ def reverse_steps(
     most = steps.max()  # known before the scan, so devices that share the batch agree once
 
     def advance(state: tuple[State, State], t: Int[Array, ""]) -> tuple[tuple[State, State], None]:
-        t_all, fresh = jnp.full(len(base), t), noise(t)
-        inside = area_mask(steps, t_all)
-        outside = add_noise(base, fresh, *_levels(schedule, t - 1, base))
-
         def diffuse(z: State, before: State) -> tuple[State, State]:
-            seen = blend(inside, z, jnp.zeros_like(z)) if mask.network_input == "masked" else z
-            eps = denoise(seen, t_all).astype(jnp.float32)
-            y0 = predict_y0(z, eps, *_levels(schedule, t, base))
-            # What a pixel's estimate was before it became active says nothing of its own way.
-            history = History(before, area_mask(steps, t_all + 1))
-            return blend(inside, step(schedule, z, y0, fresh, t_all, history), outside), y0
+            eps = denoise(seen(mask, steps, z, t), jnp.full(len(base), t))
+            return reverse_step(schedule, noise, base, steps, (z, before), eps, t, step)
 
-        return jax.lax.cond(t <= most, diffuse, lambda z, before: (outside, before), *state), None
+        def wait(z: State, before: State) -> tuple[State, State]:
+            return noised(schedule, noise, base, t - 1), before
+
+        return jax.lax.cond(t <= most, diffuse, wait, *state), None
 
     state = jax.tree.map(lambda x: x.astype(jnp.float32), state)
     return jax.lax.scan(advance, state, times)[0]

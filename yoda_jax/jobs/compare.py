@@ -3,7 +3,7 @@
 from absl import logging
 from ml_collections import ConfigDict
 
-from yoda_jax.configuration import build, fields, restore
+from yoda_jax.configuration import build, fields, inference, restore
 from yoda_jax.evaluation import report
 from yoda_jax.jobs import precompute, train
 from yoda_jax.runs import Run
@@ -35,7 +35,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         train.fit(half, str(where.folder / name))
         weights.append(restore.weights(half, Run(where.folder / name)).params)
     logging.info("sampling %d held-out examples three times", len(compared.held_out.indices))
-    plain, masked, label = build.method(base), build.method(yoda), report.yoda_label(yoda.mask)
+    plain, masked = inference.method(base), inference.method(yoda)
+    label = report.yoda_label(yoda.mask)
     compared.add_bicubic(plain)
     compared.add("base", plain, weights[0], config.seed)
     compared.add("base + mask", masked, weights[0], config.seed)

@@ -9,7 +9,7 @@ from jax.stages import Compiled
 from ml_collections import ConfigDict
 
 from yoda_jax import compiled
-from yoda_jax.configuration import build, fields
+from yoda_jax.configuration import build, fields, inference
 from yoda_jax.errors import UserError
 from yoda_jax.training import machine, sharding
 from yoda_jax.training.machine import CHIPS, GIB, Chip
@@ -35,7 +35,7 @@ def run(config: ConfigDict, workdir: str, topology: str, max_batch: bool) -> Non
     share = f"{train.batch_size // mesh.size} a device"
     text = f"training step, batch {train.batch_size} ({share}), {config.model.dtype}"
     print(_report(text, step, chip, train.accumulate))
-    if build.network(config).diffuses:
+    if inference.network(config).diffuses:
         size = mesh.size * -(-config.eval.batch_size // mesh.size)
         print(_report(f"sampling step, batch {size}", _sampling_step(config, mesh, size), chip))
     if max_batch:
@@ -55,7 +55,7 @@ def _devices(topology: str) -> list:
 def _training_step(config: ConfigDict, mesh: Mesh) -> Compiled:
     logging.info("compiling the training step of batch %d", config.train.batch_size)
     fields.check_batches(config, mesh)
-    method = build.method(config)
+    method = inference.method(config)
     _, abstract = build.state(config, method, mesh)
     return build.compiled_step(config, method, mesh, abstract)[1]
 
@@ -63,9 +63,9 @@ def _training_step(config: ConfigDict, mesh: Mesh) -> Compiled:
 def _sampling_step(config: ConfigDict, mesh: Mesh, size: int) -> Compiled:
     """The network's estimate of the noise from what is computed once a picture."""
     logging.info("compiling the sampling step of batch %d", size)
-    method, rows = build.method(config), sharding.by_rows(mesh)
+    method, rows = inference.method(config), sharding.by_rows(mesh)
     _, state = build.state(config, method, mesh)
-    lr = jax.ShapeDtypeStruct((size, *(build.lr_size(config),) * 2, 3), jnp.uint8)
+    lr = jax.ShapeDtypeStruct((size, *(inference.lr_size(config),) * 2, 3), jnp.uint8)
     z = jax.ShapeDtypeStruct((size, *(config.data.hr_size,) * 2, 3), jnp.float32)
     level = jax.ShapeDtypeStruct((size,), jnp.float32)
     inputs = z, level, jax.eval_shape(method.condition, state.eval_params, lr)

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from yoda_jax.configuration import build, restore
+from yoda_jax.configuration import build, inference, restore
 from yoda_jax.evaluation import report
 from yoda_jax.jobs import precompute
 from yoda_jax.runs import Run
@@ -13,7 +13,7 @@ def run(config: ConfigDict, workdir: str, step: int | None = None) -> None:
     where = Run(workdir)
     weights = restore.weights(config, where, step)
     precompute.run(config, workdir, splits=("eval",))
-    compared, method = build.comparison(config, where), build.method(config)
+    compared, method = build.comparison(config, where), inference.method(config)
     folder, masked = where.evaluation(config.eval.name), config.mask.enabled
     compared.check_own(folder)
     name = config.model.name

@@ -7,7 +7,7 @@ import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from yoda_jax.configuration import build, restore
+from yoda_jax.configuration import inference, restore
 from yoda_jax.runs import Run, located, write_whole
 from yoda_jax.weights import public
 from yoda_jax.weights.foreign import METADATA
@@ -26,7 +26,7 @@ def run(config: ConfigDict, workdir: str, output: str, step: int | None = None) 
     params = jax.tree.map(np.asarray, weights.params)
     files = {
         "ours": public.to_own(params),
-        "public": public.to_public(build.network(config), params),
+        "public": public.to_public(inference.network(config), params),
     }
     stem = located(output.removesuffix(".safetensors"))
     for names, entries in files.items():

@@ -13,7 +13,7 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from yoda_jax.compatibility import flag
-from yoda_jax.configuration import build, fields
+from yoda_jax.configuration import build, fields, inference
 from yoda_jax.diffusion.schedule import SCHEDULES
 from yoda_jax.errors import UserError
 from yoda_jax.models.networks import NETWORKS
@@ -45,7 +45,7 @@ def _write_checkpoint(
     found: foreign.Checkpoint, config: ConfigDict, where: Run, input: str
 ) -> None:
     """Writes a network's parameters as a run has them before its first step."""
-    method = build.method(config)
+    method = inference.method(config)
     _, abstract = build.state(config, method, sharding.make_mesh())
     params = found.parameters(method.network, abstract.params)
     if where.checkpoints.exists():
@@ -103,7 +103,7 @@ def _agreed(config: ConfigDict, found: foreign.Checkpoint, input: str) -> Config
         theirs.model.groups = math.gcd(config.model.groups, theirs.model.features)
     fields.validate(theirs)
     names = dict.fromkeys((*settings, "diffusion.sampling_steps", "model.groups"))
-    if _equal(build.betas(config), build.betas(theirs)):  # said in other fields perhaps
+    if _equal(inference.betas(config), inference.betas(theirs)):  # said in other fields perhaps
         names = [name for name in names if name not in _SCHEDULE]
     ours, different = config.copy_and_resolve_references(), []
     for name in names:

@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from yoda_jax.configuration import build, fields
+from yoda_jax.configuration import build, fields, inference
 from yoda_jax.data import contents, inventory
 from yoda_jax.data.catalogue import Load
 from yoda_jax.data.decode import silent_decoders
@@ -31,7 +31,8 @@ def run(config: ConfigDict, workdir: str, splits: Sequence[str] = SPLITS) -> Non
     """Writes what is missing of the training and evaluation records, and says what there is.
 
     Records of pictures that have changed since are made anew, shard by shard; but where a training
-    was begun on them in this workdir they stay, and a warning says how the pictures differ.
+    was begun on them in this workdir they stay, and a warning says how the pictures differ. A shard
+    that was deleted is written again in either case.
     """
     fields.require_source(config)
     where = Run(workdir)
@@ -42,7 +43,7 @@ def run(config: ConfigDict, workdir: str, splits: Sequence[str] = SPLITS) -> Non
         together(lambda: _report(config, expected, folders) if is_first() else None)
         return
     sources = together(lambda: _same_sources(config, plans))
-    attention = together(lambda: build.attention(config))
+    attention = together(lambda: inference.attention(config))
     for split, plan in plans.items():
         _write_split(
             config, split, sources[split], folders[split], plan, expected[split], attention
@@ -82,7 +83,7 @@ def settings(config: ConfigDict, split: str) -> dict:
         "data.pictures_per_shard": data.pictures_per_shard,
         "attention.source": attention.source,
         "attention.input_size": attention.input_size,
-        **build.attention_settings(config),
+        **inference.attention_settings(config),
     }
     if data.eval:  # then neither split depends on the other's source
         del settings["data.eval" if split == "train" else "data.train"]
@@ -130,7 +131,8 @@ def _plan(
             inventory.check_settings(folder, wanted)
             continue
         shards, missing = inventory.missing(folder, prints[split], per_shard, wanted)
-        if complete and missing and begun:
+        deleted = inventory.deleted(folder, shards, missing)
+        if begun and deleted != missing:
             logging.warning(
                 "the %s records in %s are not of the pictures that are there now (%s), but a "
                 "training was begun on them and keeps them; for the new ones, take another "
@@ -139,8 +141,9 @@ def _plan(
                 folder,
                 contents.changes(stored[split], prints[split]),
             )
-        elif missing or not complete:
-            plans[split] = {"shards": shards, "missing": missing, "names": _checksum(source)}
+        lacking = deleted if begun else missing
+        if lacking or not complete:
+            plans[split] = {"shards": shards, "missing": lacking, "names": _checksum(source)}
     return plans
 
 
@@ -190,7 +193,7 @@ def _write_split(
     root: epath.Path,
     plan: dict,
     settings: dict,
-    attention: build.Attention,
+    attention: inference.Attention,
 ) -> None:
     per_shard, shards = config.data.pictures_per_shard, plan["shards"]
 
@@ -235,7 +238,7 @@ def _write_split(
 def _shard_examples(
     config: ConfigDict,
     pictures: Iterator[tuple[str, Load]],
-    attention: build.Attention,
+    attention: inference.Attention,
     notes: dict,
 ) -> Iterator[dict]:
     """The examples of a shard in order: threads prepare pictures, the attention's devices follow,

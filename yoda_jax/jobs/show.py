@@ -4,7 +4,7 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from yoda_jax.configuration import build, fields
+from yoda_jax.configuration import build, fields, inference
 from yoda_jax.diffusion.schedule import gammas
 from yoda_jax.training import sharding
 
@@ -19,13 +19,13 @@ def run(config: ConfigDict, workdir: str) -> None:
     """
     del workdir
     fields.check_batches(config)
-    mesh, method = sharding.make_mesh(), build.method(config)
+    mesh, method = sharding.make_mesh(), inference.method(config)
     train, chain = config.train, config.diffusion
     print(config)
     _, abstract = build.state(config, method, mesh)
     print(parameter_overview.get_parameter_overview(abstract.params, include_stats=False))
     batch, compiled = build.compiled_step(config, method, mesh, abstract)
-    memory, last = compiled.memory_analysis(), gammas(build.betas(config))[-1]
+    memory, last = compiled.memory_analysis(), gammas(inference.betas(config))[-1]
     # XLA counts the body of a loop, here one part of the batch, once.
     flops = compiled.cost_analysis()["flops"] * mesh.size * train.accumulate
     count = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))

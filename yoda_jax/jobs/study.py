@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from yoda_jax.compatibility import completed
-from yoda_jax.configuration import build, fields, restore
+from yoda_jax.configuration import build, fields, inference, restore
 from yoda_jax.data.batches import maps, spread
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation import study_report
@@ -159,7 +159,7 @@ def _run_arm(arm: Arm, where: Run, seed: int) -> list[dict]:
     found = decided(read)
     if all(r and [_relevant(s) for s in r["settings"]] == settings for r in found):
         return found
-    compared, method = build.comparison(sampled, where), build.method(sampled)
+    compared, method = build.comparison(sampled, where), inference.method(sampled)
     params = _trained_weights(trained, where, arm, seed)
     bicubic = compared.add_bicubic(method).values
     found = [

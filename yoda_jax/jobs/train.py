@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from yoda_jax import preemption
 from yoda_jax.compatibility import check_finished, check_trained_with, completed, renamed
-from yoda_jax.configuration import build, fields, restore
+from yoda_jax.configuration import build, fields, inference, restore
 from yoda_jax.data.contents import difference
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation.comparison import Comparison
@@ -40,7 +40,7 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 def fit(config: ConfigDict, workdir: str) -> None:
     """Trains up to train.steps on the complete records, from the newest checkpoint if any."""
-    where, mesh, method = Run(workdir), sharding.make_mesh(), build.method(config)
+    where, mesh, method = Run(workdir), sharding.make_mesh(), inference.method(config)
     plan, records = build.plan(config), build.records(config, where, "train")
     batches = build.batches(config, records, jax.process_index(), jax.process_count())
     made_with = config.to_dict() | {"records": records.manifest["settings"]}

@@ -17,8 +17,8 @@ Condition = PyTree[Float[Array, "B ..."]]
 class Network(Protocol):
     """A Flax module that makes a picture of another: at once, or of noise where it diffuses.
 
-    One that does not diffuse has no `condition` and no `continuous_level`: its __call__(lr) gives
-    the HR picture.
+    One that does not diffuse has no `encode`, `condition` and `continuous_level`: its __call__(lr)
+    gives the HR picture.
     """
 
     diffuses: ClassVar[bool]
@@ -35,8 +35,13 @@ class Network(Protocol):
     def problem(self) -> str | None:
         """What is wrong with the hyper-parameters, beginning with the name of one, if anything."""
 
-    def condition(self, lr: Float[Array, "B h w 3"], lr_up: Float[Array, "B H W 3"]) -> Condition:
-        """All that does not depend on the state, called once for a picture."""
+    def encode(self, lr: Float[Array, "B h w 3"]) -> Float[Array, "B h w F"]:
+        """What is made of the LR picture alone, at its size; F is 0 where that is nothing."""
+
+    def condition(
+        self, encoded: Float[Array, "B h w F"], lr_up: Float[Array, "B H W 3"]
+    ) -> Condition:
+        """All that a step needs of a picture, the same at all steps."""
 
     def __call__(
         self,

@@ -136,9 +136,15 @@ class SR3UNet(nn.Module):
         self.layers = Layers(orthogonal_init, self.dtype, self.precision, self.remat)
         self.stem = Stem(self.features, self.layers)
 
-    def condition(self, lr: Float[Array, "B h w 3"], lr_up: Float[Array, "B H W 3"]) -> Features:
+    def encode(self, lr: Float[Array, "B h w 3"]) -> Float[Array, "B h w 0"]:
+        """Nothing: this network sees lr_up alone."""
+        return lr[..., :0]
+
+    def condition(
+        self, encoded: Float[Array, "B h w F"], lr_up: Float[Array, "B H W 3"]
+    ) -> Features:
         """The stem's share of lr_up, once for all steps."""
-        del lr
+        del encoded
         return self.stem.of_picture(lr_up)
 
     @nn.compact

@@ -76,13 +76,19 @@ class SRDiffUNet(nn.Module):
         )
         self.projection = self.layers.transposed(self.features, self.scale)
 
-    def condition(self, lr: Float[Array, "B h w 3"], lr_up: Float[Array, "B H W 3"]) -> Features:
-        """The encoder's features at HR size, once for all steps."""
-        del lr_up
+    def encode(self, lr: Float[Array, "B h w 3"]) -> Float[Array, "B h w F"]:
+        """Every third map of the encoder, at LR size; the most there is to compute but the UNet."""
         if self.is_initializing():  # the layers that make the encoder's picture as well
             self.encoder(lr)
         maps = jax.lax.stop_gradient(self.encoder.features_of(lr))
-        return self.projection(jnp.concatenate(maps[2::3], axis=-1))
+        return jnp.concatenate(maps[2::3], axis=-1)
+
+    def condition(
+        self, encoded: Float[Array, "B h w F"], lr_up: Float[Array, "B H W 3"]
+    ) -> Features:
+        """The encoder's maps at HR size, with the network's width, once for all steps."""
+        del lr_up
+        return self.projection(encoded)
 
     @nn.compact
     def __call__(

@@ -1,6 +1,7 @@
 """The training state, its optimizer and the moving average of its parameters."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,10 +44,13 @@ def create(params: Params, optimizer: optax.GradientTransformation, ema: bool) -
     )
 
 
-def learning_rate(peak: float, warmup_steps: int, halve_every: int = 0) -> optax.Schedule:
+def learning_rate(
+    peak: float, warmup_steps: int, halve_every: int = 0, decay_steps: int = 0
+) -> optax.Schedule:
     """A linear rise to the peak over the first steps, then constant, as SR3 trains.
 
-    Halved every `halve_every` steps of the whole, as SRDiff trains; 0: never.
+    Halved every `halve_every` steps of the whole, as SRDiff trains; 0: never. With `decay_steps` it
+    falls to 0 over so many, by half a cosine.
     """
     rise = optax.join_schedules(
         [
@@ -55,9 +59,12 @@ def learning_rate(peak: float, warmup_steps: int, halve_every: int = 0) -> optax
         ],
         [warmup_steps],
     )
-    if not halve_every:
-        return rise
-    return lambda step: rise(step) * 0.5 ** (step // halve_every)
+    factors = [rise]
+    if halve_every:
+        factors.append(lambda step: 0.5 ** (step // halve_every))
+    if decay_steps:
+        factors.append(optax.cosine_decay_schedule(1.0, decay_steps))
+    return lambda step: math.prod(factor(step) for factor in factors)
 
 
 def make_optimizer(

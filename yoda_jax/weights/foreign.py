@@ -79,6 +79,18 @@ def read(path: str | os.PathLike, hr_size: int) -> Backbone | Checkpoint:
     )
 
 
+def trained_with(path: str | os.PathLike) -> dict[str, Any]:
+    """The whole configuration that an exported file carries; raises UserError where it has none."""
+    metadata = read_metadata(path)
+    if METADATA not in metadata:
+        raise UserError(
+            f"{os.fspath(path)} must be a .safetensors file that --mode=export wrote, found none "
+            "of its configuration in it; --mode=import makes a workdir of other files."
+        )
+    _exported(metadata, path, 0)  # refuses what is damaged
+    return completed(json.loads(metadata[METADATA])["config"])
+
+
 def _exported(
     metadata: Mapping[str, str], path: str | os.PathLike, hr_size: int
 ) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,44 @@
+r"""The encoder of photos_x4.py: an RRDB network of 8 blocks, 4x, trained on real photographs.
+
+    bash launch/photos_x4.sh
+
+fetches the photographs, reduces them, and trains this and photos_x4.py, hours on two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    """RRDB on crops of 64 of forty photographs, ten others held out."""
+    c = default.get_config()
+    photos(c)
+    c.workdir = "runs/rrdb_photos_x4"
+    c.mask.enabled = False
+    c.model.name = "rrdb"
+    c.model.features = 32
+    c.model.blocks = 8
+    c.train.steps = 40_000
+    return c
+
+
+def photos(c: ConfigDict) -> None:
+    """The photographs, and a budget of hours on two CPU cores."""
+    c.data.train = "folder:photos"
+    c.data.holdout = 10
+    c.data.crop = "tiles"
+    c.data.resampling = "matlab"
+    c.data.scale = 4
+    c.data.hr_size = 128
+    c.data.stride = 96
+    c.data.patch = 64
+    c.train.batch_size = 8
+    c.train.learning_rate = 4e-4
+    c.train.warmup_steps = 200
+    c.train.decay = "cosine"
+    c.train.ema_decay = 0.999
+    c.train.log_every = 100
+    c.train.checkpoint_every = 1000
+    c.train.eval_every = 5000
+    c.eval.pictures = c.eval.batch_size = 64

@@ -1,0 +1,70 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yoda_jax.diffusion.tiles import Tiles, cut, plan, put, take
+
+SIZES = st.tuples(st.integers(8, 16), st.integers(0, 3), st.integers(0, 60), st.integers(0, 60))
+
+
+@given(SIZES, st.integers(1, 2), st.sampled_from([1, 4]))
+def test_cores_make_up_the_frames_and_halos_are_as_wide_as_asked_for(sizes, count, scale):
+    size, halo, more_rows, more_columns = sizes
+    height, width = size + more_rows, size + more_columns
+    tiles = cut(count, (height, width), (size, size), halo).times(scale)
+    covered = np.zeros((count, scale * height, scale * width), int)
+    for (picture, top, left), (a, b, c, d) in zip(tiles.corners, tiles.cores, strict=True):
+        assert 0 <= top <= scale * (height - size) and 0 <= left <= scale * (width - size)
+        covered[picture, top + a : top + c, left + b : left + d] += 1
+        for begin, end, corner, length in ((a, c, top, height), (b, d, left, width)):
+            assert begin >= scale * halo or corner + begin == 0
+            assert scale * (size - halo) >= end or corner + end == scale * length
+    assert (covered == 1).all()
+
+
+@given(SIZES)
+def test_no_cut_of_fewer_tiles_has_that_halo(sizes):
+    size, halo, more, _ = sizes
+    tiles = cut(1, (size + more, size), (size, size), halo)
+    assert size + (len(tiles) - 1) * (size - 2 * halo) >= size + more
+    assert len(tiles) == 1 or size + (len(tiles) - 2) * (size - 2 * halo) < size + more
+
+
+def test_what_is_taken_and_put_back_is_the_frame():
+    frames = jnp.asarray(np.random.default_rng(0).normal(size=(2, 21, 30, 3)), jnp.float32)
+    tiles = cut(2, (21, 30), (8, 8), 2)
+    squares = take(frames, tiles.corners, tiles.size)
+    np.testing.assert_array_equal(squares[7], frames[0, 3:11, :8])  # the first of the second row
+    made = put(jnp.zeros_like(frames), squares, tiles.corners, tiles.cores)
+    np.testing.assert_array_equal(made, frames)
+
+
+def test_a_tile_is_needed_from_the_first_step_of_its_core():
+    steps = np.zeros((1, 8, 14, 1), np.int32)
+    steps[0, 3, 6], steps[0, 0, 13] = 9, 4  # the first lies in both tiles, and in one core
+    tiles = cut(1, (8, 14), (8, 8), 1)
+    assert tiles.corners[:, 2].tolist() == [0, 6] and tiles.cores[0].tolist() == [0, 0, 8, 7]
+    work = plan(tiles, steps, 10, sparse=True)
+    assert work.steps.tolist() == [9, 4] and work.tiles.corners[:, 2].tolist() == [0, 6]
+    assert (work.evaluations, work.dense_evaluations) == (13, 20)
+    dense = plan(tiles, steps, 10, sparse=False)
+    assert dense.evaluations == dense.dense_evaluations == 20
+    turned = plan(tiles, steps[:, :, ::-1], 10, sparse=True)  # now the second comes first
+    assert turned.steps.tolist() == [9, 4] and turned.tiles.corners[:, 2].tolist() == [6, 0]
+
+
+def test_a_part_of_the_tiles_is_tiles():
+    tiles = cut(1, (20, 20), (8, 8), 1)
+    part = tiles[np.array([3, 3, 0])]
+    assert isinstance(part, Tiles) and len(part) == 3
+    assert part.corners.tolist() == [tiles.corners[i].tolist() for i in (3, 3, 0)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_tiles_keep_their_type_of_number(dtype):
+    frames = np.arange(2 * 9 * 9, dtype=dtype).reshape(2, 9, 9, 1)
+    tiles = cut(2, (9, 9), (4, 4), 1)
+    taken = take(frames, tiles.corners, tiles.size)
+    assert taken.dtype == dtype and taken.shape == (len(tiles), 4, 4, 1)

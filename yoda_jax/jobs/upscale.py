@@ -1,0 +1,142 @@
+"""upscale: one's own picture, or a folder of them, to pictures of `scale` times the size."""
+
+import os
+import resource
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from yoda_jax.data.decode import BadPicture, silent_decoders
+from yoda_jax.data.folders import pictures
+from yoda_jax.data.planes import WRITTEN, Planes, write_picture
+from yoda_jax.errors import UserError
+from yoda_jax.evaluation.trajectory import Trajectory
+from yoda_jax.runs import located, on_a_disk
+from yoda_jax.tiled import Tiled
+from yoda_jax.upscaler import Sampling, Upscaler, parameters_of
+
+_QUALITY = 95  # of JPEG and WebP
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
+_UNIT = {"darwin": 2**30}.get(sys.platform, 2**20)  # of the peak's memory in a GiB
+
+
+def run(
+    config: ConfigDict,
+    workdir: str,
+    input: str,
+    output: str,
+    weights: str | None,
+    step: int | None,
+    quality: int | None,
+    trajectory: str | None,
+    sampling: dict[str, Any],
+) -> None:
+    """Up-scales a picture or the pictures below a folder, by a run or an exported file of weights.
+
+    A result that is there already is left alone. A picture that cannot be read is named and the
+    others go on. Raises UserError then, in the end, and before for what cannot work at all.
+    """
+    scale = config.data.scale
+    works = [w for w in _works(input, output, scale) if not _is_there(w[1])]
+    if trajectory and len(works) > 1:
+        raise UserError("--trajectory is of one picture, found a folder; name a picture.")
+    mine = works[jax.process_index() :: jax.process_count()]
+    if not mine:
+        return
+    upscaler = Upscaler(config, parameters_of(config, weights or workdir, step))
+    options = Sampling(**sampling)
+    tiled, bad, seconds = upscaler.tiled(options), [], None
+    with silent_decoders():
+        for source, target in mine:
+            try:
+                planes = Planes.of_file(source, config.data.max_megapixels * 1_000_000)
+                attention = upscaler.attention(tiled, planes.colours)
+                if seconds is None:
+                    seconds = tiled.seconds_a_batch(upscaler.params)
+                _tell(tiled, planes, source, attention, seconds)
+                shown = Trajectory(tiled.method, planes.colours) if trajectory else None
+                with tqdm(total=1.0, desc=target.name, bar_format=_BAR, file=sys.stderr) as bar:
+
+                    def progress(share: float, bar: tqdm = bar) -> None:
+                        bar.update(share - bar.n)
+
+                    given = (planes.colours, attention, options.seed, progress, shown)
+                    image = planes.enlarged(upscaler.sampled(tiled, *given))
+            except BadPicture as error:
+                logging.error("%s", error)
+                bad.append(os.fspath(source))
+                continue
+            write_picture(image, target, quality or _QUALITY)
+            print(f"{target}: {image.width}x{image.height}", flush=True)
+            if shown is not None:
+                shown.write(trajectory)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _UNIT
+    logging.info("%d pictures, %.1f GiB of memory at most", len(mine) - len(bad), peak)
+    if bad:
+        raise UserError(
+            f"{len(bad)} of {len(mine)} pictures could not be up-scaled, first {bad[0]}; mend or "
+            "remove them and run again, which makes these alone."
+        )
+
+
+def _works(input: str, output: str, scale: int) -> list[tuple[Path, Path]]:
+    """(picture, where its result goes) for each picture; raises UserError for wrong paths.
+
+    A folder's results have the names NAME_4x.png, in folders like those of the pictures.
+    """
+    source, target = Path(located(on_a_disk("--input", input))), Path(located(output))
+    if not source.exists():
+        raise UserError(f"--input={input} must be a picture or a folder of some, found nothing.")
+    if source.is_file():
+        if not target.suffix or target.is_dir():
+            target = target / f"{source.stem}_{scale}x.png"
+        _check_ending(target, output)
+        return [(source, target)]
+    if target.suffix and not target.is_dir():
+        raise UserError(
+            f"--output={output} must be a folder, as --input={input} is one; leave out the ending."
+        )
+    found = [(Path(name), Path(path)) for name, path in sorted(pictures(input, [source])[0])]
+    stems = Counter(name.with_suffix("") for name, _ in found)
+    works = []
+    for name, path in found:
+        stem = name.stem if stems[name.with_suffix("")] == 1 else name.name
+        works.append((path, target / name.parent / f"{stem}_{scale}x.png"))
+    return works
+
+
+def _check_ending(target: Path, output: str) -> None:
+    if target.suffix.lower() not in WRITTEN:
+        raise UserError(
+            f"--output={output} must end in {', '.join(WRITTEN)}, found {target.suffix!r}."
+        )
+
+
+def _is_there(target: Path) -> bool:
+    if target.exists():
+        print(f"{target} is there already and stays; delete it to have it made anew")
+    return target.exists()
+
+
+def _tell(
+    tiled: Tiled, planes: Planes, source: Path, attention: np.ndarray, seconds: float
+) -> None:
+    """Says, before it is done, what work a picture is."""
+    height, width = planes.colours.shape[:2]
+    text = f"{source.name}: {width}x{height} to {tiled.method.scale * width}x"
+    text += f"{tiled.method.scale * height}"
+    if tiled.diffuses:
+        work = tiled.plan(attention[None])
+        share = work.evaluations / work.dense_evaluations
+        text += (
+            f", {work.evaluations:,} of {work.dense_evaluations:,} evaluations of a tile "
+            f"({share:.2f}), about {seconds * work.evaluations / tiled.batch:.0f} s"
+        )
+    logging.info("%s", text)
