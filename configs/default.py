@@ -114,6 +114,14 @@ def get_config() -> ConfigDict:
     c.eval.sheet_pictures = 6  # rows of the picture sheet
     c.eval.name = "eval"  # folder in the workdir; another one for other held-out pictures
 
+    c.sweep = ConfigDict()
+    c.sweep.steps = (100, 50, 20, 10, 5)  # of mode sweep: chains
+    c.sweep.samplers = ("ddpm",)  # as diffusion.sampler
+    c.sweep.bounds = (0.05,)  # as mask.lower_bound
+    c.sweep.truncate = (0.0,)  # as mask.truncate
+    c.sweep.pictures = 10  # at most, of those held out
+    c.sweep.size = 512  # most pixels a side; of larger ones the middle
+
     c.study = ConfigDict()
     c.study.arms = ()  # of mode study: (label, fields set in training, fields set in sampling)
     c.study.train_seeds = 1  # trainings of every arm, from `seed` on

@@ -29,6 +29,12 @@ LATER: dict[str, Any] = {
     "train.join_seconds": 300,
     "train.decay": "none",
     "eval.name": "eval",
+    "sweep.steps": (100, 50, 20, 10, 5),
+    "sweep.samplers": ("ddpm",),
+    "sweep.bounds": (0.05,),
+    "sweep.truncate": (0.0,),
+    "sweep.pictures": 10,
+    "sweep.size": 512,
 }
 
 # What a run may go on or be sampled with, whatever it was trained with: where a part came from,
@@ -62,8 +68,8 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
             fields[group][new] = fields[group].pop(old)
     for name, value in LATER.items():
         group, field = name.split(".")
-        if group in fields:
-            fields[group].setdefault(field, value)
+        if group in fields or group == "sweep":  # a group that came later
+            fields.setdefault(group, {}).setdefault(field, value)
     return fields
 
 

@@ -35,8 +35,9 @@ JOBS = {
     "import": "import_weights",
     "export": "export_weights",
     "upscale": "upscale",
+    "sweep": "sweep",
 }
-_OF_A_RUN = ("eval", "export", "show")  # take a run's own configuration where none is given
+_OF_A_RUN = ("eval", "export", "show", "sweep")  # take a run's own configuration
 _WITHOUT_SOURCE = ("show", "compile", "import", "export", "upscale")  # need no pictures to be named
 # Of mode upscale, as `Sampling`: what the checkpoint says where they are left out.
 _SAMPLING = {
@@ -53,7 +54,7 @@ _SAMPLING = {
 _TAKEN_BY = {
     "input": ("import", "upscale"),
     "output": ("export", "upscale"),
-    "step": ("eval", "export", "upscale"),
+    "step": ("eval", "export", "upscale", "sweep"),
     "topology": ("compile",),
     "max_batch": ("compile",),
     "weights": ("upscale",),
@@ -77,7 +78,7 @@ flags.DEFINE_string("input", None, "Of mode import: a checkpoint file; upscale: 
 flags.DEFINE_string("output", None, "Of modes export (a .safetensors file) and upscale.")
 flags.DEFINE_string("topology", None, "Of mode compile: a slice of TPUs, as v5e:4x4.")
 flags.DEFINE_bool("max_batch", None, "Of mode compile: look for the largest batch that fits.")
-flags.DEFINE_integer("step", None, "Of modes eval, export and upscale: an older checkpoint.")
+flags.DEFINE_integer("step", None, "Of modes eval, export, upscale and sweep: an older one.")
 flags.DEFINE_string("weights", None, "Of mode upscale: a file that mode export wrote.")
 flags.DEFINE_integer("quality", None, "Of mode upscale: of JPEG and WebP, 1..100 (95).", 1, 100)
 flags.DEFINE_string("trajectory", None, "Of mode upscale: a .gif of the chain.")

@@ -32,6 +32,11 @@ def test_no_cut_of_fewer_tiles_has_that_halo(sizes):
     assert len(tiles) == 1 or size + (len(tiles) - 2) * (size - 2 * halo) < size + more
 
 
+def test_a_frame_of_one_tile_needs_no_halo():
+    tiles = cut(1, (6, 6), (6, 6), 3)
+    assert tiles.cores.tolist() == [[0, 0, 6, 6]]
+
+
 def test_what_is_taken_and_put_back_is_the_frame():
     frames = jnp.asarray(np.random.default_rng(0).normal(size=(2, 21, 30, 3)), jnp.float32)
     tiles = cut(2, (21, 30), (8, 8), 2)

@@ -57,7 +57,8 @@ _RANGES = {
         "diffusion.sampling_steps model.features model.blocks model.groups train.steps "
         "train.batch_size train.accumulate train.log_every train.checkpoint_every "
         "train.keep_checkpoints train.join_seconds train.eval_pictures eval.pictures "
-        "eval.batch_size eval.sheet_pictures study.train_seeds study.sample_seeds"
+        "eval.batch_size eval.sheet_pictures sweep.pictures sweep.size study.train_seeds "
+        "study.sample_seeds"
     ).split(),
     (0, math.inf): (
         "data.patch data.holdout eval.border train.eval_every train.warmup_steps "

@@ -45,8 +45,8 @@ class Tiles:
 def cut(count: int, frame: tuple[int, int], size: tuple[int, int], halo: int) -> Tiles:
     """As few tiles as cover `count` frames with a halo of at least that width, evenly spread.
 
-    At a frame's rim a tile has no halo: it is moved inside. size is at most the frame's and above
-    2 halo.
+    At a frame's rim a tile has no halo: it is moved inside. size is at most the frame's, and above
+    2 halo where it is below.
     """
     rows, columns = (_axis(*sides, halo) for sides in zip(frame, size, strict=True))
     corners, cores = [], []
@@ -60,7 +60,7 @@ def cut(count: int, frame: tuple[int, int], size: tuple[int, int], halo: int) ->
 
 def _axis(length: int, size: int, halo: int) -> list[tuple[int, int, int]]:
     """(start, the core's begin and end from there) of the tiles along an axis."""
-    count = 1 + -(-(length - size) // (size - 2 * halo))
+    count = 1 if length == size else 1 + -(-(length - size) // (size - 2 * halo))
     starts = [i * (length - size) // max(1, count - 1) for i in range(count)]
     ends = [(a + size + b) // 2 for a, b in zip(starts, starts[1:], strict=False)]
     return [

@@ -22,6 +22,15 @@ def by_picture(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
     )
 
 
+def bootstrap(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean of pictures' values, by 2,000 draws of pictures; nan of one."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    options = {"n_resamples": 2000, "method": "percentile", "rng": 0}
+    found = stats.bootstrap((np.asarray(values, float),), np.mean, **options)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
 def interval(differences: np.ndarray) -> tuple[float, float]:
     """(mean, half its 95 % interval) of differences (trainings, pictures), both taken as random.
 

@@ -3,6 +3,7 @@
 Everything is float32 at full precision, also where the accelerator's default is a coarser product.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, nn
@@ -27,6 +28,24 @@ def lpips(params: dict[str, list], image0: Array, image1: Array) -> Float[Array,
     UserError where the pictures differ in shape, are no float RGB batches or are smaller. Source:
     Zhang et al. 2018, equation 1; lpips/lpips.py of richzhang/PerceptualSimilarity, version 0.1.
     """
+    _check(image0, image1)
+    # Two equal calls and not one of twice the batch: equal pictures then have equal features.
+    features = [alex_features(params["convs"], image) for image in (image0, image1)]
+    return sum(layer_distance(*layer) for layer in zip(*features, params["heads"], strict=True))
+
+
+def lpips_map(params: dict[str, list], image0: Array, image1: Array) -> Float[Array, "B H W"]:
+    """Where the distance of `lpips` lies: each layer's, before its mean, enlarged bilinearly.
+
+    Source: `spatial=True` of the reference. Takes and raises what `lpips` does.
+    """
+    _check(image0, image1)
+    features = [alex_features(params["convs"], image) for image in (image0, image1)]
+    layers = [layer_map(*layer) for layer in zip(*features, params["heads"], strict=True)]
+    return sum(jax.image.resize(layer, image0.shape[:3], "bilinear") for layer in layers)
+
+
+def _check(image0: Array, image1: Array) -> None:
     shape = image0.shape
     if not (
         shape == image1.shape
@@ -40,20 +59,27 @@ def lpips(params: dict[str, list], image0: Array, image1: Array) -> Float[Array,
             f"{MIN_SIZE}, found {image0.dtype} {shape} and {image1.dtype} {image1.shape}; "
             "convert the pictures to [-1, 1] or take larger ones"
         )
-    # Two equal calls and not one of twice the batch: equal pictures then have equal features.
-    features = [alex_features(params["convs"], image) for image in (image0, image1)]
-    return sum(layer_distance(*layer) for layer in zip(*features, params["heads"], strict=True))
 
 
 def layer_distance(
     f0: Float[Array, "B h w C"], f1: Float[Array, "B h w C"], head: Float[Array, "C"]
 ) -> Float[Array, "B"]:
     """mean_hw sum_c w_c (f0_c / |f0| - f1_c / |f1|)^2, the norms taken over channels."""
+    return jnp.matmul(_squared(f0, f1).mean((1, 2)), head, precision=lax.Precision.HIGHEST)
+
+
+def layer_map(
+    f0: Float[Array, "B h w C"], f1: Float[Array, "B h w C"], head: Float[Array, "C"]
+) -> Float[Array, "B h w"]:
+    """What `layer_distance` is the mean of."""
+    return jnp.matmul(_squared(f0, f1), head, precision=lax.Precision.HIGHEST)
+
+
+def _squared(f0: Float[Array, "B h w C"], f1: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
     difference = _unit(f0) - _unit(f1)
     # A compiler may fuse this to a multiply-add, whose rounding is not 0 for equal features.
     equal = (f0 == f1).all(-1, keepdims=True)
-    squared = jnp.where(equal, 0.0, difference) ** 2
-    return jnp.matmul(squared.mean((1, 2)), head, precision=lax.Precision.HIGHEST)
+    return jnp.where(equal, 0.0, difference) ** 2
 
 
 def _unit(f: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:

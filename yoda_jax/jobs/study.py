@@ -22,7 +22,8 @@ from yoda_jax.training.state import Params
 
 # What changes neither weights nor pictures.
 _IRRELEVANT = (
-    "mode workdir study data.records data.threads data.prefetch data.tfds_dir data.max_megapixels "
+    "mode workdir study sweep data.records data.threads data.prefetch data.tfds_dir "
+    "data.max_megapixels "
     "attention.weights attention.batch_size train.log_every train.checkpoint_every "
     "train.keep_checkpoints train.join_seconds train.eval_every train.eval_pictures train.best "
     "train.offset_warning train.profile_at eval.sheet_pictures eval.name"
