@@ -73,7 +73,7 @@ def test_show_prints_parameters_flops_and_memory(tmp_path):
         (
             "train",
             ["--step=3"],
-            "--step is of --mode=eval or export or upscale, found --mode=train.",
+            "--step is of --mode=eval or export or upscale or sweep, found --mode=train.",
         ),
     ],
 )

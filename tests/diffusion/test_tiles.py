@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yoda_jax.diffusion.tiles import Tiles, cut, plan, put, take
@@ -9,6 +9,7 @@ from yoda_jax.diffusion.tiles import Tiles, cut, plan, put, take
 SIZES = st.tuples(st.integers(8, 16), st.integers(0, 3), st.integers(0, 60), st.integers(0, 60))
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(1, 2), st.sampled_from([1, 4]))
 def test_cores_make_up_the_frames_and_halos_are_as_wide_as_asked_for(sizes, count, scale):
     size, halo, more_rows, more_columns = sizes
@@ -24,6 +25,7 @@ def test_cores_make_up_the_frames_and_halos_are_as_wide_as_asked_for(sizes, coun
     assert (covered == 1).all()
 
 
+@settings(deadline=None)
 @given(SIZES)
 def test_no_cut_of_fewer_tiles_has_that_halo(sizes):
     size, halo, more, _ = sizes
