@@ -140,7 +140,7 @@ def failing_disk(laboratory: Laboratory) -> Outcome:
         wait_until(lambda: laboratory.said("[20]") or job[0].poll() is not None, laboratory.said)
         disk.fail()
         status = job[0].wait()
-        said = laboratory.said()
+        said = laboratory.said("could not be written")  # behind it Orbax may tell of its own end
         disk.mend()
         again = _again(laboratory, f"{disk.place}/run", status)
         return dataclasses.replace(again, said=said)

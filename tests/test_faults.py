@@ -7,9 +7,10 @@ from disturbances import DISTURBANCES
 from laboratory import Laboratory
 
 pytestmark = pytest.mark.slow
-# How a job ends by a fault, and what it says, of three; the command of `faults.py` makes all.
+# How a job ends by a fault, and what it says, of four; the command of `faults.py` makes all.
 EXPECTED = {
     "full disk in training": (2, "could not be written .*make room there and run again"),
+    "failing disk": (2, "could not be written .*mend the disk or mount it anew"),
     "state flipped": (0, r"60 is damaged \(its training\): step 55 is used"),
     "clock": (0, ""),
 }

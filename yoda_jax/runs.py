@@ -61,9 +61,25 @@ def write_whole(path: epath.Path, data: bytes) -> None:
     temporary = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
         temporary.write_bytes(data)
-        temporary.replace(path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: epath.Path, path: epath.Path) -> None:
+    """Gives a file that is written its name, once it lies on the disk itself.
+
+    Else a machine that fails soon after would leave an empty file of that name.
+    """
+    if not in_bucket(temporary):
+        on_the_disk(temporary)
+    temporary.replace(path)
+
+
+def on_the_disk(path: os.PathLike) -> None:
+    """Returns once what was written to a local file is on the disk itself."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 class Run:

@@ -32,7 +32,7 @@ from yoda_jax.yoda import Yoda
 # Side and halo of the tiles in which an encoder sees LR pictures, in their pixels.
 _ENCODER_TILE, _ENCODER_HALO = 96, 16
 # Most that is kept of conditions at HR size, those of the tiles that are needed longest.
-_CONDITION_BYTES = 2**30
+_CONDITION_BYTES = 2**28
 
 Watch = Callable[[int, Steps, State], None]  # is shown t, the steps of all pixels, and the state
 

@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 
 from yoda_jax.errors import UserError
 from yoda_jax.prefetch import prefetch
-from yoda_jax.runs import in_bucket
+from yoda_jax.runs import in_bucket, put_in_place, write_whole
 
 # TensorFlow only reads and writes files here: the accelerator's memory is JAX's.
 tf.config.set_visible_devices([], "GPU")
@@ -61,13 +61,13 @@ def _index_path(shard: epath.Path) -> epath.Path:
 def write_shard(
     path: epath.Path, examples: Iterable[dict], notes: Mapping, threads: int = 1
 ) -> None:
-    """Writes a shard and its index under temporary names and renames both when they are whole.
+    """Writes a shard, then its index, each whole or not at all.
 
     What notes hold after the last example goes into the index. Pictures are compressed in threads.
     A shard has one writer: what a killed one left of it is removed. Raises UserError where the
     disk does not take it.
     """
-    for left_over in path.parent.glob(f"{path.name}.part-*"):
+    for left_over in path.parent.glob(f"{path.name}*.part-*"):
         left_over.unlink()
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     offsets, position = [], 0
@@ -78,12 +78,10 @@ def write_shard(
             position += len(serialized) + _FRAME_BYTES
         writer.flush()
     index = {"offsets": offsets, "bytes": position, **notes}
-    index_part = part.with_name(f"{part.name}.json")
     with _naming(path):
-        index_part.write_text(json.dumps(index))
+        put_in_place(part, path)
         # The index last: it is what says that the shard is complete.
-        part.replace(path)
-        index_part.replace(_index_path(path))
+        write_whole(_index_path(path), json.dumps(index).encode())
 
 
 @contextlib.contextmanager
@@ -152,9 +150,8 @@ def write_manifest(folder: epath.Path, shards: int, manifest: Mapping) -> None:
         tfds.folder_dataset.write_metadata(
             data_dir=os.fspath(folder), features=FEATURES, split_infos=[split], check_data=False
         )
-        part = folder / f"manifest.json.part-{os.getpid()}"
-        part.write_text(json.dumps({**manifest, "files": files}, indent=2))
-        part.replace(folder / "manifest.json")
+        text = json.dumps({**manifest, "files": files}, indent=2)
+        write_whole(folder / "manifest.json", text.encode())
     for left_over in folder.glob(f"{_NAME}-{_SPLIT}.tfrecord-*"):  # of other pictures
         if left_over.name.removesuffix(".json") not in files:
             left_over.unlink()

@@ -13,7 +13,7 @@ from absl import logging
 from etils import epath
 
 from yoda_jax.errors import UserError
-from yoda_jax.runs import in_bucket, located
+from yoda_jax.runs import in_bucket, located, on_the_disk
 
 # Item of a checkpoint -> the file that tells what is in it.
 _ITEMS = {
@@ -88,11 +88,16 @@ class CheckpointFolder:
         return self._sort_out(move=True)
 
     def seal(self) -> None:
-        """Notes the checksums of the checkpoint that is written, just before it gets its name."""
+        """Notes the checksums of the checkpoint that is written, just before it gets its name.
+
+        By then all of it lies on the disk itself: a machine that fails loses none of its files.
+        """
         for part in [] if self._in_bucket else Path(self.plain).glob("*.orbax-checkpoint-tmp"):
             files = sorted(path for path in part.glob("*/**/*") if path.is_file())
             sums = {os.fspath(p.relative_to(part)): _length_and_crc(p) for p in files}
             (part / _CHECKSUMS).write_text(json.dumps(sums))
+            for path in (*files, part / _CHECKSUMS):
+                on_the_disk(path)
 
     def refuse_strangers(self, own: list[int]) -> None:
         """Raises UserError where there are checkpoints of steps that are not one's own."""

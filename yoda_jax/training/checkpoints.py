@@ -24,6 +24,12 @@ _LARGER_IS_BETTER = ("psnr", "ssim")
 # process that is lost ends the others without it.
 _PATIENCE = 10**8
 
+# What a disk refuses a write with -> what to do.
+_REFUSALS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room there"),
+    **dict.fromkeys((errno.EROFS, errno.EIO), "mend the disk or mount it anew"),
+}
+
 
 class Checkpoints:
     """The checkpoints below a folder: the newest ones, and the best by a metric.
@@ -192,15 +198,15 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore have their own kinds
-            reasons = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+            reasons = {os.strerror(number): advice for number, advice in _REFUSALS.items()}
             reason = next((reason for reason in reasons if reason in str(error)), None)
             if reason is None:
                 raise
             # Else each of the other writes that failed says so, behind the sentence.
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             raise UserError(
-                f"A checkpoint could not be written to {self._folder.path}: {reason}; make room "
-                "there and run again: the run goes on from its last whole checkpoint."
+                f"A checkpoint could not be written to {self._folder.path}: {reason}; "
+                f"{reasons[reason]} and run again: the run goes on from its last whole checkpoint."
             ) from error
 
     def __enter__(self) -> Self:
