@@ -7,7 +7,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 from jaxtyping import Bool, Float, Int, Key, PyTree
 
 from yoda_jax.arrays import Array
@@ -51,14 +50,11 @@ def seen(yoda: Yoda, steps: Steps, z: Frames, t: Int[Array, ""]) -> Frames:
     return sampler.seen(yoda.mask, steps, z, t)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def taken(
-    rows: NamedSharding, size: tuple[int, int], frames: Array, corners: Int[Array, "n 3"]
-) -> Squares:
-    """Tiles of frames, shared out over devices; 8-bit ones in [-1, 1]."""
+@partial(jax.jit, static_argnums=0)
+def taken(size: tuple[int, int], frames: Array, corners: Int[Array, "n 3"]) -> Squares:
+    """Tiles of frames; 8-bit ones in [-1, 1]."""
     squares = take(frames, corners, size)
-    squares = to_unit(squares) if squares.dtype == jnp.uint8 else squares
-    return jax.lax.with_sharding_constraint(squares, rows)
+    return to_unit(squares) if squares.dtype == jnp.uint8 else squares
 
 
 @partial(jax.jit, static_argnums=0)
@@ -89,16 +85,12 @@ def estimate(
     return yoda.network.apply({"params": params}, z, jnp.full(len(z), levels[t]), condition)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
+@partial(jax.jit, donate_argnums=0)
 def placed(
-    everywhere: NamedSharding,
-    frames: Frames,
-    squares: Squares,
-    corners: Int[Array, "n 3"],
-    cores: Int[Array, "n 4"],
+    frames: Frames, squares: Squares, corners: Int[Array, "n 3"], cores: Int[Array, "n 4"]
 ) -> Frames:
-    made = put(frames, squares, corners, cores)
-    return jax.lax.with_sharding_constraint(made, everywhere)
+    """Frames with the cores of tiles in place."""
+    return put(frames, squares, corners, cores)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=4)

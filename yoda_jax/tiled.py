@@ -43,7 +43,8 @@ class Tiled:
 
     `tile` and `halo` are in HR pixels, the first a multiple of the scale and of the network's
     reduction. `batch` tiles are seen at once, shared out over the devices of `mesh`, whose number
-    divides it. Without `sparse` all tiles are evaluated at all steps, which gives the same.
+    divides it; frames lie on the first device. Without `sparse` all tiles are evaluated at all
+    steps, which gives the same.
     """
 
     method: Yoda | Regression
@@ -65,13 +66,14 @@ class Tiled:
         """The pictures, and whether all were finite before rounding; progress after each step."""
         height, width = (self.method.scale * side for side in lr.shape[1:3])
         lr, attention = self._padded(lr, 1), self._padded(attention, self.method.scale)
-        given = jax.device_put((params, keys, lr, attention), replicated(self.mesh))
+        params = jax.device_put(params, replicated(self.mesh))
+        keys, lr, attention = jax.device_put((keys, lr, attention), self._home)
         if isinstance(self.method, Regression):
             picture = partial(frames.picture, self.method)
-            made = self._by_tiles(picture, given[0], given[2], self.method.scale, 3)
+            made = self._by_tiles(picture, params, lr, self.method.scale, 3)
             progress(1.0)
         else:
-            made = self._diffused(*given, progress, watch)
+            made = self._diffused(params, keys, lr, attention, progress, watch)
         pictures, finite = frames.levels(made)
         return pictures[:, :height, :width], finite
 
@@ -118,7 +120,7 @@ class Tiled:
         progress: Progress,
         watch: Watch | None,
     ) -> Frames:
-        yoda, rows = self.method, by_rows(self.mesh)
+        yoda = self.method
         steps, lr_up = frames.steps(yoda, attention), frames.upsampled(yoda, lr)
         features = jax.eval_shape(partial(frames.encoded, yoda), params, to_unit(lr)).shape[-1]
         encoded = self._by_tiles(partial(frames.encoded, yoda), params, lr, 1, features)
@@ -131,16 +133,15 @@ class Tiled:
         def condition(corners: Int[Array, "n 3"]) -> PyTree:
             low = corners // np.array([1, yoda.scale, yoda.scale], np.int32)
             side = size[0] // yoda.scale
-            small = frames.taken(rows, (side, side), encoded, low)
-            large = frames.taken(rows, size, lr_up, corners)
-            return frames.condition(yoda, params, small, large)
+            small = self._taken((side, side), encoded, low)
+            return frames.condition(yoda, params, small, self._taken(size, lr_up, corners))
 
         kept = _Kept(condition)
         for t in range(first, 0, -1):
             now, needed = jnp.int32(t), int((work.steps >= t).sum())
             seen = frames.seen(yoda, steps, state[0], now)
             for i, part in enumerate(batches[: -(-needed // self.batch)]):
-                z = frames.taken(rows, size, seen, part.corners)
+                z = self._taken(size, seen, part.corners)
                 noise = frames.estimate(yoda, params, z, now, kept(i, part.corners))
                 eps = self._put(eps, noise, part)
             state = frames.advance(yoda, keys, lr_up, steps, state, eps, now)
@@ -163,19 +164,24 @@ class Tiled:
         frame = lr.shape[1:3]
         size = tuple(min(side, _ENCODER_TILE) for side in frame)
         made = jnp.zeros((len(lr), scale * frame[0], scale * frame[1], channels))
-        made = jax.device_put(made, replicated(self.mesh))
+        made = jax.device_put(made, self._home)
         if not channels:
             return made
         for part in self._batches(cut(len(lr), frame, size, _ENCODER_HALO)):
-            squares = frames.taken(by_rows(self.mesh), size, lr, part.corners)
+            squares = self._taken(size, lr, part.corners)
             made = self._put(made, function(params, squares), part.times(scale))
         return made
 
+    @property
+    def _home(self) -> jax.Device:
+        return self.mesh.devices.flat[0]
+
+    def _taken(self, size: tuple[int, int], made: Array, corners: Int[Array, "n 3"]) -> Squares:
+        return jax.device_put(frames.taken(size, made, corners), by_rows(self.mesh))
+
     def _put(self, made: Frames, squares: Squares, tiles: Tiles) -> Frames:
-        made = frames.placed(replicated(self.mesh), made, squares, tiles.corners, tiles.cores)
-        if self.mesh.devices.flat[0].platform == "cpu":
-            made.block_until_ready()  # its devices lock up where two gather at once
-        return made
+        squares = jax.device_put(squares, self._home)
+        return frames.placed(made, squares, tiles.corners, tiles.cores)
 
     def _batches(self, tiles: Tiles) -> list[Tiles]:
         """Tiles in batches of one size: the last is filled up by its last tile."""

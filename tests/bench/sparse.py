@@ -1,10 +1,10 @@
 """What leaving tiles out saves: python -m tests.bench.sparse --workdir=RUN --pictures=FOLDER.
 
 Photographs are reduced by the run's scale and up-scaled again with the run's weights, its source of
-attention and its mask: by all tiles at all steps and by those that are needed alone, in turns, and
-once without tiles where the frame fits into memory. Prints a Markdown table: evaluations and wall
-time as ratios, whether the results are equal, and the seams: the mean step of brightness across a
-core's border over that between all other neighbours.
+attention and its mask: by all tiles at all steps and by those that are needed alone, in turns.
+Prints a Markdown table: evaluations, batches and wall time as ratios, whether the results are
+equal, and the seams: the mean step of brightness across a core's border over that between other
+neighbours.
 """
 
 import argparse
@@ -23,14 +23,18 @@ from yoda_jax.training.sharding import use_all_cpu_cores
 from yoda_jax.upscaler import Sampling, Upscaler
 
 
-def seams(picture: np.ndarray, tiles: Tiles) -> float:
-    """Mean |difference| of neighbours across cores' vertical borders, over that of all others."""
+def seams(picture: np.ndarray, tiles: Tiles, scale: int) -> float:
+    """Mean |difference| of neighbours across cores' vertical borders, over that at other columns.
+
+    Others of the same place in an LR pixel, since enlarged pictures have its period.
+    """
     grey = picture.astype(float).mean(-1)
     steps = np.abs(np.diff(grey, axis=1))
     at = np.zeros(steps.shape[1], bool)
     borders = tiles.corners[:, 2] + tiles.cores[:, 3] - 1
     at[borders[borders < len(at)]] = True
-    return float(steps[:, at].mean() / steps[:, ~at].mean()) if at.any() else 1.0
+    others = ~at & (np.arange(len(at)) % scale == scale - 1)
+    return float(steps[:, at].mean() / steps[:, others].mean()) if at.any() else 1.0
 
 
 def main() -> None:
@@ -73,7 +77,7 @@ def main() -> None:
             work.evaluations / work.dense_evaluations,
             batches / (work.chain * -(-len(work.tiles) // batch)),
             seconds["sparse"] / seconds["dense"],
-            seams(made["sparse"], work.tiles),
+            seams(made["sparse"], work.tiles, upscaler.scale),
         )
         equal = bool((made["sparse"] == made["dense"]).all())
         totals.append(shares)

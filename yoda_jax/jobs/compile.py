@@ -43,6 +43,11 @@ def run(config: ConfigDict, workdir: str, topology: str, max_batch: bool) -> Non
 
 
 def _devices(topology: str) -> list:
+    if topology.startswith(("v2", "v3", "v4")):
+        raise UserError(
+            f"--topology must be a slice whose chips are one device each, found {topology}, which "
+            "JAX describes by cores; name one of v5e, v5p or v6e."
+        )
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except Exception as error:  # of jaxlib, of several kinds
