@@ -31,8 +31,12 @@ class Pointwise(nn.Module):
     def setup(self):
         self.picture, self.out = nn.Dense(4), nn.Dense(3)
 
-    def condition(self, lr, lr_up):
-        SEEN.update(lr=lr, lr_up=lr_up)
+    def encode(self, lr):
+        SEEN.update(lr=lr)
+        return lr
+
+    def condition(self, encoded, lr_up):
+        SEEN.update(lr_up=lr_up)
         return self.picture(lr_up)
 
     def __call__(self, z, level, condition, train=False):

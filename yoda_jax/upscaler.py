@@ -22,7 +22,7 @@ from yoda_jax.errors import UserError
 from yoda_jax.method import Progress
 from yoda_jax.runs import Run, located
 from yoda_jax.tiled import Tiled, Watch
-from yoda_jax.training.sharding import make_mesh
+from yoda_jax.training.sharding import make_mesh, replicated
 from yoda_jax.training.state import Params
 from yoda_jax.weights import foreign
 
@@ -72,7 +72,10 @@ class Upscaler:
     """
 
     def __init__(self, config: ConfigDict, params: Params) -> None:
-        self.config, self.params = config, params
+        self.config = config
+        # A run's are on the devices of all processes; here each process works for itself.
+        params = jax.tree.map(np.asarray, params)
+        self.params = jax.device_put(params, replicated(make_mesh(jax.local_devices())))
         self._lock = threading.Lock()
 
     @classmethod

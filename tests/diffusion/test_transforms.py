@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import yoda_jax.diffusion
-from yoda_jax.diffusion import loss, mask, noising, sampler, schedule, steppers, times
+from yoda_jax.diffusion import loss, mask, noising, sampler, schedule, steppers, tiles, times
 from yoda_jax.diffusion.formulation import FORMULATIONS
 
 STEPS = 4
@@ -19,6 +19,7 @@ SCHEDULE = schedule.noise_schedule(BETAS)
 LEVEL = jnp.array([0.8, 0.6], jnp.float32)
 T = jnp.array([2, 3])
 # The default generator takes ten times as long to compile.
+TILES = tiles.cut(2, (4, 4), (3, 3), 1)
 TRUNCATED = mask.Mask(0.1, truncate=0.3)
 KEY = jax.random.key(3, impl="unsafe_rbg")
 
@@ -95,6 +96,21 @@ CALLS = {
     ),
     "sampler.sample": lambda x: sampler.sample(
         denoise, SCHEDULE, noise, x, attention(x), mask=mask.Mask(lower_bound=0.0)
+    ),
+    "sampler.noised": lambda x: sampler.noised(SCHEDULE, noise, x, jnp.int32(3)),
+    "sampler.seen": lambda x: sampler.seen(
+        mask.Mask(network_input="masked"), inside(x) * STEPS, x, jnp.int32(2)
+    ),
+    "sampler.reverse_step": lambda x: sampler.reverse_step(
+        SCHEDULE, noise, x, inside(x) * STEPS, (x, x), 0.5 * x, jnp.int32(2)
+    ),
+    "tiles.cut": of_host(lambda: TILES.cores.ravel()),
+    "tiles.plan": of_host(
+        lambda: tiles.plan(TILES, np.full((2, 4, 4, 1), 3, np.int32), 4, True).steps
+    ),
+    "tiles.take": lambda x: tiles.take(x, TILES.corners, TILES.size),
+    "tiles.put": lambda x: tiles.put(
+        x, tiles.take(-x, TILES.corners, TILES.size), TILES.corners, TILES.cores
     ),
     "steppers.stepper": lambda x: steppers.stepper("ddim", 0.5)(*stepped(x)),
     **{
@@ -180,6 +196,7 @@ def test_state_and_losses_stay_float32_for_bfloat16_pictures():
         "loss.masked_loss",
         "loss.training_loss",
         "sampler.start_state",
+        "sampler.noised",
         "sampler.reverse_steps",
         "sampler.sample",
     ):

@@ -209,7 +209,7 @@ def test_weights_in_another_format_give_the_same_records_until_they_are_replaced
 def test_finished_records_need_no_weights_and_serve_every_aggregation(
     changes, album, reference, caplog, monkeypatch
 ):
-    monkeypatch.setattr(precompute.build, "load_backbone", None)
+    monkeypatch.setattr(precompute.inference, "load_backbone", None)
     before = state(reference)
     config = configuration(album)
     config.attention.update(changes)

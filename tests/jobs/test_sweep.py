@@ -14,6 +14,7 @@ from yoda_jax.evaluation.whole import Results
 from yoda_jax.jobs import sweep
 from yoda_jax.runs import Run
 
+pytestmark = pytest.mark.slow
 RUN = Path(__file__).parents[1] / "golden/run_before_renaming"
 
 

@@ -107,6 +107,7 @@ def test_paths_that_cannot_work_are_refused(source, target, sentence, workdir, a
         upscaled(workdir, source, tmp_path / target)
 
 
+@pytest.mark.slow
 def test_the_command_with_exported_weights(workdir, album, tmp_path):
     config = configuration_of(workdir)
     export_weights.run(config, str(workdir), str(tmp_path / "weights"))

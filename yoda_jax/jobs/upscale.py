@@ -18,6 +18,7 @@ from yoda_jax.data.folders import pictures
 from yoda_jax.data.planes import WRITTEN, Planes, write_picture
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation.trajectory import Trajectory
+from yoda_jax.processes import decided, together
 from yoda_jax.runs import located, on_a_disk
 from yoda_jax.tiled import Tiled
 from yoda_jax.upscaler import Sampling, Upscaler, parameters_of
@@ -43,45 +44,48 @@ def run(
     A result that is there already is left alone. A picture that cannot be read is named and the
     others go on. Raises UserError then, in the end, and before for what cannot work at all.
     """
-    scale = config.data.scale
-    works = [w for w in _works(input, output, scale) if not _is_there(w[1])]
+    works = _works(input, output, config.data.scale)
     if trajectory and len(works) > 1:
         raise UserError("--trajectory is of one picture, found a folder; name a picture.")
-    mine = works[jax.process_index() :: jax.process_count()]
-    if not mine:
+    if decided(lambda: _are_there(works)):
         return
     upscaler = Upscaler(config, parameters_of(config, weights or workdir, step))
     options = Sampling(**sampling)
     tiled, bad, seconds = upscaler.tiled(options), [], None
-    with silent_decoders():
-        for source, target in mine:
+
+    def upscale(source: Path, target: Path) -> None:
+        nonlocal seconds
+        planes = Planes.of_file(source, config.data.max_megapixels * 1_000_000)
+        attention = upscaler.attention(tiled, planes.colours)
+        if seconds is None:
+            seconds = tiled.seconds_a_batch(upscaler.params)
+        _tell(tiled, planes, source, attention, seconds)
+        shown = Trajectory(tiled.method, planes.colours) if trajectory else None
+        with tqdm(total=1.0, desc=target.name, bar_format=_BAR, file=sys.stderr) as bar:
+            given = (planes.colours, attention, options.seed)
+            picture = upscaler.sampled(tiled, *given, lambda s: bar.update(s - bar.n), shown)
+        image = planes.enlarged(picture)
+        write_picture(image, target, quality or _QUALITY)
+        print(f"{target}: {image.width}x{image.height}", flush=True)
+        if shown is not None:
+            shown.write(trajectory)
+
+    def my_part() -> None:
+        for source, target in works[jax.process_index() :: jax.process_count()]:
             try:
-                planes = Planes.of_file(source, config.data.max_megapixels * 1_000_000)
-                attention = upscaler.attention(tiled, planes.colours)
-                if seconds is None:
-                    seconds = tiled.seconds_a_batch(upscaler.params)
-                _tell(tiled, planes, source, attention, seconds)
-                shown = Trajectory(tiled.method, planes.colours) if trajectory else None
-                with tqdm(total=1.0, desc=target.name, bar_format=_BAR, file=sys.stderr) as bar:
-
-                    def progress(share: float, bar: tqdm = bar) -> None:
-                        bar.update(share - bar.n)
-
-                    given = (planes.colours, attention, options.seed, progress, shown)
-                    image = planes.enlarged(upscaler.sampled(tiled, *given))
+                if not target.exists():
+                    upscale(source, target)
             except BadPicture as error:
                 logging.error("%s", error)
                 bad.append(os.fspath(source))
-                continue
-            write_picture(image, target, quality or _QUALITY)
-            print(f"{target}: {image.width}x{image.height}", flush=True)
-            if shown is not None:
-                shown.write(trajectory)
+
+    with silent_decoders():
+        together(my_part)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _UNIT
-    logging.info("%d pictures, %.1f GiB of memory at most", len(mine) - len(bad), peak)
+    logging.info("done, with %.1f GiB of memory at most", peak)
     if bad:
         raise UserError(
-            f"{len(bad)} of {len(mine)} pictures could not be up-scaled, first {bad[0]}; mend or "
+            f"{len(bad)} of {len(works)} pictures could not be up-scaled, first {bad[0]}; mend or "
             "remove them and run again, which makes these alone."
         )
 
@@ -119,10 +123,12 @@ def _check_ending(target: Path, output: str) -> None:
         )
 
 
-def _is_there(target: Path) -> bool:
-    if target.exists():
+def _are_there(works: list[tuple[Path, Path]]) -> bool:
+    """Whether all results are there already; names those that are."""
+    found = [target for _, target in works if target.exists()]
+    for target in found:
         print(f"{target} is there already and stays; delete it to have it made anew")
-    return target.exists()
+    return len(found) == len(works)
 
 
 def _tell(
