@@ -14,18 +14,12 @@ from configs import default
 def get_config() -> ConfigDict:
     """RRDB on crops of 64, with a learning rate that falls to 0."""
     c = default.get_config()
-    photos(c)
     c.workdir = "runs/rrdb_photos_x4"
     c.mask.enabled = False
     c.model.name = "rrdb"
     c.model.features = 32
     c.model.blocks = 8
     c.train.steps = 40_000
-    return c
-
-
-def photos(c: ConfigDict) -> None:
-    """Squares of photographs, ten held out, and a budget of hours on two CPU cores."""
     c.data.holdout = 10
     c.data.crop = "tiles"
     c.data.resampling = "matlab"
@@ -42,3 +36,4 @@ def photos(c: ConfigDict) -> None:
     c.train.checkpoint_every = 1000
     c.train.eval_every = 5000
     c.eval.pictures = c.eval.batch_size = 64
+    return c

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from command_line import TINY, run
 
-from yoda_jax.jobs.compile import CHIPS, _report
+from yoda_jax.errors import UserError
+from yoda_jax.jobs.compile import CHIPS, _devices, _report
 from yoda_jax.training import sharding
 
 
@@ -40,3 +41,8 @@ def test_both_steps_are_compiled_for_a_slice():
     assert result.returncode == 0, result.stderr
     assert "v5e:2x2: 4 of TPU v5 lite" in result.stdout
     assert result.stdout.count("bounds it") == 2 and "all-reduce" in result.stdout
+
+
+def test_a_slice_of_cores_is_refused_in_a_sentence():
+    with pytest.raises(UserError, match="v4:2x2x4, which JAX describes by cores; name one of v5e"):
+        _devices("v4:2x2x4")
