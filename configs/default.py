@@ -112,6 +112,8 @@ def get_config() -> ConfigDict:
     c.eval.batch_size = 32  # over all devices
     c.eval.border = 0  # pixels cut off each side before PSNR and SSIM
     c.eval.sheet_pictures = 6  # rows of the picture sheet
+    # whole pictures in place of the records: NAME:SOURCE[,NAME:SOURCE...], as data.eval
+    c.eval.sets = ""
     c.eval.name = "eval"  # folder in the workdir; another one for other held-out pictures
 
     c.sweep = ConfigDict()

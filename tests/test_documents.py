@@ -17,7 +17,7 @@ from yoda_jax.configuration import fields
 ROOT = Path(__file__).parents[1]
 ROOMS = ("configs", "launch", "tests", "yoda_jax")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(p for r in ROOMS for p in (ROOT / r).rglob("*.md"))])
-OF_A_RUN = ("eval", "export", "show", "upscale")  # modes that need no --config
+OF_A_RUN = ("eval", "export", "show", "upscale", "sweep")  # modes that need no --config
 WITHOUT_PICTURES = ("show", "compile", "import", "export")
 GROUPS = [name for name, value in default.get_config().items() if hasattr(value, "items")]
 

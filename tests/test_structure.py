@@ -59,7 +59,7 @@ CONFINED = {
     "orbax": {"training/checkpoints"},
     "clu": {"jobs", "training/events", "training/progress"},
     "ml_collections": {"configuration", "jobs", "main", "upscaler"},
-    "flax": {"models", "weights", "yoda", "regression"},
+    "flax": {"models", "weights", "yoda", "regression", "frames"},
     "optax": {"training", "configuration/build"},
     "tqdm": {"jobs"},
 }

@@ -67,7 +67,7 @@ def test_the_seed_makes_the_noise_and_options_the_chain(upscaler, expected):
 
 def test_attention_may_be_given(upscaler, expected):
     tiled = upscaler.tiled(yoda_jax.upscaler.Sampling())
-    attention = upscaler.attention(tiled, PICTURE)
+    attention = upscaler.attention(PICTURE, tiled)
     assert attention.max() > 200 > attention.min()
     np.testing.assert_array_equal(upscaler(PICTURE, attention=attention, steps=3), expected)
     full = np.full((64, 88, 1), 255, np.uint8)

@@ -29,6 +29,7 @@ LATER: dict[str, Any] = {
     "train.join_seconds": 300,
     "train.decay": "none",
     "eval.name": "eval",
+    "eval.sets": "",
     "sweep.steps": (100, 50, 20, 10, 5),
     "sweep.samplers": ("ddpm",),
     "sweep.bounds": (0.05,),

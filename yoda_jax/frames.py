@@ -5,13 +5,13 @@ Only the functions of tiles contain the network, and they serve frames of every 
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key, PyTree
 
 from yoda_jax.arrays import Array
 from yoda_jax.diffusion import sampler
-from yoda_jax.diffusion.mask import sampling_steps
 from yoda_jax.diffusion.steppers import stepper
 from yoda_jax.diffusion.tiles import Frames, Squares, put, take
 from yoda_jax.method import HR, LR, Attention
@@ -26,10 +26,7 @@ State = tuple[Frames, Frames]  # as in `sampler`
 
 @partial(jax.jit, static_argnums=0)
 def steps(yoda: Yoda, attention: Attention) -> Steps:
-    if yoda.mask is None:
-        return jnp.full(attention.shape, yoda.sampling_steps, jnp.int32)
-    unit = jnp.asarray(attention, jnp.float32) / 255.0
-    return sampling_steps(unit, yoda.mask, yoda.schedule())
+    return yoda.steps(attention)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -58,8 +55,10 @@ def taken(size: tuple[int, int], frames: Array, corners: Int[Array, "n 3"]) -> S
 
 
 @partial(jax.jit, static_argnums=0)
-def encoded(yoda: Yoda, params: Params, lr: Float[Array, "n h w 3"]) -> Float[Array, "n h w F"]:
-    return yoda.network.apply({"params": params}, lr, method="encode")
+def encoded(
+    network: nn.Module, params: Params, lr: Float[Array, "n h w 3"]
+) -> Float[Array, "n h w F"]:
+    return network.apply({"params": params}, lr, method="encode")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -71,18 +70,28 @@ def picture(
 
 @partial(jax.jit, static_argnums=0)
 def condition(
-    yoda: Yoda, params: Params, encoded: Float[Array, "n h w F"], lr_up: Float[Array, "n H W 3"]
+    network: nn.Module,
+    params: Params,
+    encoded: Float[Array, "n h w F"],
+    lr_up: Float[Array, "n H W 3"],
 ) -> PyTree:
-    return yoda.network.apply({"params": params}, encoded, lr_up, method="condition")
+    return network.apply({"params": params}, encoded, lr_up, method="condition")
+
+
+@partial(jax.jit, static_argnums=0)
+def level(yoda: Yoda, t: Int[Array, ""]) -> Float[Array, ""]:
+    """What the network is told of the noise at t."""
+    schedule = yoda.schedule()
+    levels = schedule.signal if yoda.network.continuous_level else schedule.index
+    return jnp.asarray(levels, jnp.float32)[t]
 
 
 @partial(jax.jit, static_argnums=0)
 def estimate(
-    yoda: Yoda, params: Params, z: Squares, t: Int[Array, ""], condition: PyTree
+    network: nn.Module, params: Params, z: Squares, level: Float[Array, ""], condition: PyTree
 ) -> Squares:
-    schedule = yoda.schedule()
-    levels = schedule.signal if yoda.network.continuous_level else schedule.index
-    return yoda.network.apply({"params": params}, z, jnp.full(len(z), levels[t]), condition)
+    """The noise in tiles; of a network, so that chains of any length share the compilation."""
+    return network.apply({"params": params}, z, jnp.full(len(z), level), condition)
 
 
 @partial(jax.jit, donate_argnums=0)

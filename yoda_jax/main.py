@@ -55,6 +55,7 @@ _TAKEN_BY = {
     "input": ("import", "upscale"),
     "output": ("export", "upscale"),
     "step": ("eval", "export", "upscale", "sweep"),
+    "against": ("eval",),
     "topology": ("compile",),
     "max_batch": ("compile",),
     "weights": ("upscale",),
@@ -79,6 +80,7 @@ flags.DEFINE_string("output", None, "Of modes export (a .safetensors file) and u
 flags.DEFINE_string("topology", None, "Of mode compile: a slice of TPUs, as v5e:4x4.")
 flags.DEFINE_bool("max_batch", None, "Of mode compile: look for the largest batch that fits.")
 flags.DEFINE_integer("step", None, "Of modes eval, export, upscale and sweep: an older one.")
+flags.DEFINE_string("against", None, "Of mode eval with eval.sets: another run's workdir.")
 flags.DEFINE_string("weights", None, "Of mode upscale: a file that mode export wrote.")
 flags.DEFINE_integer("quality", None, "Of mode upscale: of JPEG and WebP, 1..100 (95).", 1, 100)
 flags.DEFINE_string("trajectory", None, "Of mode upscale: a .gif of the chain.")
@@ -133,7 +135,7 @@ def _run(argv: Sequence[str]) -> None:
     if mode not in JOBS:
         raise UserError(f"--config.mode must be one of {', '.join(JOBS)}, found {mode!r}.")
     fields.validate(config, mode)
-    if mode not in _WITHOUT_SOURCE:
+    if mode not in _WITHOUT_SOURCE and not (mode == "eval" and config.eval.sets):
         fields.require_source(config)
     options = _options(mode)
     workdir = _WORKDIR.value or config.workdir

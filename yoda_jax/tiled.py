@@ -30,7 +30,7 @@ from yoda_jax.training.state import Params
 from yoda_jax.yoda import Yoda
 
 # Side and halo of the tiles in which an encoder sees LR pictures, in their pixels.
-_ENCODER_TILE, _ENCODER_HALO = 96, 16
+_ENCODER_TILE, _ENCODER_HALO = 96, 8
 # Most that is kept of conditions at HR size, those of the tiles that are needed longest.
 _CONDITION_BYTES = 2**28
 
@@ -94,11 +94,12 @@ class Tiled:
         lr = np.zeros((self.batch, side, side, 3), np.uint8)
         params, lr = jax.device_put((params, lr), (everywhere, by_rows(self.mesh)))
         z = jnp.zeros((self.batch, self.tile, self.tile, 3), device=by_rows(self.mesh))
-        encoded = frames.encoded(yoda, params, to_unit(lr))
-        condition = frames.condition(yoda, params, encoded, z)
+        encoded = frames.encoded(yoda.network, params, to_unit(lr))
+        condition = frames.condition(yoda.network, params, encoded, z)
+        level = jax.device_put(frames.level(yoda, jnp.int32(1)), everywhere)
         for _ in range(2):
             begun = time.monotonic()
-            frames.estimate(yoda, params, z, jnp.int32(1), condition).block_until_ready()
+            frames.estimate(yoda.network, params, z, level, condition).block_until_ready()
         return time.monotonic() - begun
 
     def plan(self, attention: Attention) -> Plan:
@@ -122,8 +123,9 @@ class Tiled:
     ) -> Frames:
         yoda = self.method
         steps, lr_up = frames.steps(yoda, attention), frames.upsampled(yoda, lr)
-        features = jax.eval_shape(partial(frames.encoded, yoda), params, to_unit(lr)).shape[-1]
-        encoded = self._by_tiles(partial(frames.encoded, yoda), params, lr, 1, features)
+        encode = partial(frames.encoded, yoda.network)
+        features = jax.eval_shape(encode, params, to_unit(lr)).shape[-1]
+        encoded = self._by_tiles(encode, params, lr, 1, features)
         work = self._plan(steps)
         batches = self._batches(work.tiles)
         first, done, size = int(work.steps[0]), 0, work.tiles.size
@@ -134,15 +136,17 @@ class Tiled:
             low = corners // np.array([1, yoda.scale, yoda.scale], np.int32)
             side = size[0] // yoda.scale
             small = self._taken((side, side), encoded, low)
-            return frames.condition(yoda, params, small, self._taken(size, lr_up, corners))
+            around = self._taken(size, lr_up, corners)
+            return frames.condition(yoda.network, params, small, around)
 
         kept = _Kept(condition)
         for t in range(first, 0, -1):
             now, needed = jnp.int32(t), int((work.steps >= t).sum())
             seen = frames.seen(yoda, steps, state[0], now)
+            level = jax.device_put(frames.level(yoda, now), replicated(self.mesh))
             for i, part in enumerate(batches[: -(-needed // self.batch)]):
                 z = self._taken(size, seen, part.corners)
-                noise = frames.estimate(yoda, params, z, now, kept(i, part.corners))
+                noise = frames.estimate(yoda.network, params, z, level, kept(i, part.corners))
                 eps = self._put(eps, noise, part)
             state = frames.advance(yoda, keys, lr_up, steps, state, eps, now)
             state[0].block_until_ready()

@@ -112,7 +112,7 @@ class Upscaler:
         sampling = Sampling(**options)
         tiled = self.tiled(sampling)
         if attention is None:
-            attention = self.attention(tiled, planes.colours)
+            attention = self.attention(planes.colours, tiled)
         given = (planes.colours, attention, sampling.seed, progress, watch)
         return finish(planes.enlarged(self.sampled(tiled, *given)))
 
@@ -137,11 +137,16 @@ class Upscaler:
         halo = min(_HALO, tile // 4)
         return Tiled(inference.method(config), mesh, tile, halo, batch, sampling.sparse)
 
-    def attention(self, tiled: Tiled, lr: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 1"]:
-        """A of a picture at the result's size, by the source that the network was trained with."""
+    def attention(
+        self, lr: UInt8[np.ndarray, "h w 3"], tiled: Tiled | None = None
+    ) -> UInt8[np.ndarray, "H W 1"]:
+        """A of a picture at the result's size, by the source that the network was trained with.
+
+        Zeros where it is for a sampler without a mask, which does not read it.
+        """
         height, width = (self.scale * side for side in lr.shape[:2])
-        if getattr(tiled.method, "mask", None) is None:
-            return np.zeros((height, width, 1), np.uint8)  # nobody reads it
+        if tiled is not None and getattr(tiled.method, "mask", None) is None:
+            return np.zeros((height, width, 1), np.uint8)
         c = self.config.attention
         with self._lock:
             source = self._source

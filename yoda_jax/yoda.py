@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key, PyTree
 
-from yoda_jax.arrays import Array
+from yoda_jax.arrays import Array, Steps
 from yoda_jax.diffusion import sampler
 from yoda_jax.diffusion.formulation import Formulation
 from yoda_jax.diffusion.loss import Diagnostics, Penalty, training_loss
@@ -117,8 +117,13 @@ class Yoda:
             return jnp.ones(len(attention))
         if not self.mask.truncate:  # whatever the number of steps
             return diffused_fraction(_unit(attention), self.mask.lower_bound)
-        steps = sampling_steps(_unit(attention), self.mask, self.schedule())
-        return steps.mean((1, 2, 3)) / self.sampling_steps
+        return self.steps(attention).mean((1, 2, 3)) / self.sampling_steps
+
+    def steps(self, attention: Attention) -> Steps:
+        """By how many of the sampling steps each pixel is diffused."""
+        if self.mask is None:
+            return jnp.full(attention.shape, self.sampling_steps, jnp.int32)
+        return sampling_steps(_unit(attention), self.mask, self.schedule())
 
     @partial(jax.jit, static_argnums=(0, 1))
     def _start(

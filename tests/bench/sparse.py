@@ -61,7 +61,7 @@ def main() -> None:
     for path in sorted(Path(options.pictures).iterdir())[: options.count]:
         hr = np.array(Image.open(path).convert("RGB"))[:height, :width]
         lr = downsample(hr, upscaler.scale, upscaler.config.data.resampling)
-        attention = upscaler.attention(kinds["sparse"], lr)
+        attention = upscaler.attention(lr)
         work = kinds["sparse"].plan(attention[None])
         batch = kinds["sparse"].batch
         needed = [int((work.steps >= t).sum()) for t in range(1, work.chain + 1)]

@@ -14,7 +14,7 @@ from PIL import Image
 from skimage import data
 
 from yoda_jax.data import photos
-from yoda_jax.data.photos import BadPicture, Files, hold_out, open_source
+from yoda_jax.data.photos import BadPicture, Files, hold_out, open_sets, open_source
 from yoda_jax.errors import UserError
 
 PHOTO = np.ascontiguousarray(data.coffee()[::16, ::16])  # 25 x 38 x 3
@@ -249,3 +249,31 @@ def test_folders_and_samples_do_without_tensorflow(folder):
     )
     specs = [f"folder:{folder[0]}", "samples:photos"]
     subprocess.run([sys.executable, "-c", program, *specs], check=True)
+
+
+def test_sets_have_names_and_keep_the_commas_of_folders(tmp_path):
+    for name in ("a", "b", "c,d"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(data.coffee()[:40, :40]).save(tmp_path / name / f"{name}.png")
+    spec = f"Set5:folder:{tmp_path / 'a'},{tmp_path / 'b'},Urban 100:folder:{tmp_path / 'c,d'}"
+    found = open_sets(f"{spec},S:samples:photos/test")
+    assert {name: len(source) for name, source in found.items()} == {
+        "Set5": 2,
+        "Urban 100": 1,
+        "S": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "Set5",
+        "folder:/x",
+        "a:samples:photos,a:samples:photos",
+        "../x:samples:photos",
+        ":samples:photos",
+    ],
+)
+def test_sets_of_another_form_are_refused(named):
+    with pytest.raises(UserError):
+        open_sets(named)

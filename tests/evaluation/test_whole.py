@@ -1,19 +1,32 @@
 """Figures of whole pictures: both protocols, high attention and the rest, kept by picture."""
 
+import time
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from hypothesis import given
+from hypothesis import strategies as st
 from skimage import data
 
 from yoda_jax.data.degrade import downsample
 from yoda_jax.evaluation import fidelity
 from yoda_jax.evaluation.intervals import bootstrap
-from yoda_jax.evaluation.whole import SHOWN, Made, Results, WholeMeasure, differences, table
+from yoda_jax.evaluation.whole import Made, Results, WholeMeasure, _safe, pixels_print, sampled
+from yoda_jax.evaluation.whole_report import SHOWN
+from yoda_jax.models.rrdb import RRDBNet
+from yoda_jax.regression import Regression
+from yoda_jax.tiled import Tiled
+from yoda_jax.training.sharding import make_mesh
 
 HR = data.chelsea()[100:164, 120:200]
 LR = downsample(HR, 4, "matlab")
 ATTENTION = np.zeros((64, 80, 1), np.uint8)
 ATTENTION[:, 60:] = np.arange(20, dtype=np.uint8)[None, :, None] + 100  # a quarter
+# Of a network that is called once.
+TILED = Tiled(Regression(RRDBNet(4, 1), 4, "matlab"), make_mesh(), 32, 8, 8)
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +70,51 @@ def test_figures_are_kept_with_what_was_asked_for(tmp_path):
     assert results.rows() == {"map: a/b": {"x/y.png": {"psnr": 3.0}}}
 
 
-def test_tables_show_means_and_paired_differences():
-    rng = np.random.default_rng(0)
-    hard = rng.normal(30, 5, 20)
-    rows = {
-        name: {f"{i}.png": dict.fromkeys(SHOWN, value + more) for i, value in enumerate(hard)}
-        for name, more in (("a", 0.0), ("b", 1.0))
-    }
-    rows["a"]["alone.png"] = dict.fromkeys(SHOWN, 900.0)  # not in the other row
-    assert f"{hard.mean():.2f} (" in table(rows, ["a", "b"])
-    assert "+1.00 (+1.00 - +1.00)" in differences(rows, {"b": "a"})
+def test_what_was_made_is_kept_beside_its_figures(tmp_path):
+    results = Results(epath.Path(tmp_path))
+    results.put("row", "x.png", {"seed": 0}, {"psnr": 3.0}, HR)
+    results.put("map", "x.png", {"seed": 1}, {}, ATTENTION)
+    np.testing.assert_array_equal(results.picture("row", "x.png"), HR)
+    np.testing.assert_array_equal(results.picture("map", "x.png"), ATTENTION)
+    assert results.asked("row") == {"x.png": {"seed": 0}}
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), unique=True))
+def test_each_name_has_a_file_of_its_own(names):
+    files = [_safe(name) for name in names]
+    assert len(set(files)) == len(files)
+    assert not any("/" in file or file.startswith(".") for file in files)
+
+
+def test_a_print_tells_pictures_apart():
+    changed = HR.copy()
+    changed[3, 4, 1] ^= 1
+    turned = HR.reshape(80, 64, 3)  # the same bytes
+    assert len({pixels_print(picture) for picture in (HR, changed, turned)}) == 3
+    assert pixels_print(HR) == pixels_print(np.asfortranarray(HR))
+
+
+def test_seconds_are_without_compilation():
+    """Some thousand products take longer to compile than to compute, once."""
+
+    def sample():
+        def many(x):
+            for i in range(300):
+                x = jnp.sin(x) * i + jnp.roll(x, i)
+            return x
+
+        jax.jit(many)(jnp.ones(8)).block_until_ready()
+        return HR
+
+    begun = time.monotonic()
+    made = sampled(TILED, ATTENTION, sample)
+    assert 0 <= made.seconds < 0.7 * (time.monotonic() - begun)
+    assert made.evaluations == 1
+
+
+def test_seconds_hold_what_is_waited_for():
+    made = sampled(TILED, ATTENTION, lambda: time.sleep(0.2) or HR)
+    assert 0.2 <= made.seconds < 1
 
 
 def test_the_bootstrap_interval_is_students_for_many():

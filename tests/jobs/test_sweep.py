@@ -51,8 +51,8 @@ def test_each_chain_has_its_controls(swept, capsys):
                 cost = rows[f"{control}: as {label}"][name]["evaluations"]
                 assert abs(cost - figures["evaluations"]) <= 0.5
     assert rows["bicubic"][name]["psnr"] > rows["dense: ddpm, 4 steps"][name]["psnr"]
-    assert "PSNR-Y dB, border" in (workdir / "sweep.md").read_text()
-    assert np.array(Image.open(workdir / "sweep.png")).std() > 10
+    assert "PSNR-Y dB, border" in (workdir / "sweep/report.html").read_text()
+    assert np.array(Image.open(workdir / "sweep/curves.png")).std() > 10
 
 
 def test_what_is_there_is_not_made_again(swept):

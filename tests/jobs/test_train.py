@@ -105,7 +105,7 @@ def test_the_run_tells_what_it_did(straight):
     assert len((workdir / "eval" / "per_image.csv").read_text().splitlines()) == 1 + 2 * 3
     with Image.open(workdir / "eval" / "sheet.png") as sheet:
         assert sheet.height > 2 * 128
-    assert "<pre>|" in (workdir / "eval" / "report.html").read_text()
+    assert "<td>bicubic</td>" in (workdir / "eval" / "report.html").read_text()
     assert list(workdir.glob("plugins/profile/*/*"))
     assert not list(workdir.rglob("*.part"))
 

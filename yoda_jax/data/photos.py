@@ -1,6 +1,7 @@
 """Where pictures come from: folders, a prepared TFDS data set or the sample photographs."""
 
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +23,9 @@ from yoda_jax.runs import on_a_disk
 
 _PRINT_BYTES = 4096
 _READERS = 16
+
+# A comma belongs to a source unless NAME:KIND: comes after it.
+_NEXT_SET = re.compile(r",(?=[^,:/]+:(?:folder|tfds|samples):)")
 
 # name: (distribution, package, file in the package); the colour photographs in the wheels.
 _SAMPLES = {
@@ -113,6 +117,24 @@ def open_source(spec: str, data_dir: str | None = None) -> Source:
             f"samples:photos[/train|/test], found {spec!r}."
         )
     return openers[kind](spec, rest)
+
+
+def open_sets(named: str, data_dir: str | None = None) -> dict[str, Source]:
+    """Name -> pictures of "NAME:SOURCE[,NAME:SOURCE...]", each a source as `open_source` takes.
+
+    Raises `UserError` for another form, a name given twice, or a source that cannot be had.
+    """
+    found: dict[str, Source] = {}
+    for part in _NEXT_SET.split(named):
+        name, _, spec = part.partition(":")
+        if not re.fullmatch(r"[\w .+-]*\w[\w .+-]*", name) or not spec or name in found:
+            raise UserError(
+                "--config.eval.sets must be NAME:SOURCE[,NAME:SOURCE...] with a name of its own "
+                "for each, for example Set5:folder:/data/Set5,Set14:folder:/data/Set14, found "
+                f"{named!r}."
+            )
+        found[name] = open_source(spec, data_dir)
+    return found
 
 
 def open_splits(

@@ -1,9 +1,7 @@
 """What an evaluation leaves behind: a table, figures a picture, one page with its sheet."""
 
-import base64
 import csv
 import dataclasses
-import html
 import io
 import json
 import math
@@ -16,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from yoda_jax.evaluation.intervals import by_picture, interval
+from yoda_jax.evaluation.page import Lines, page
 from yoda_jax.evaluation.sheet import encoded
 from yoda_jax.runs import write_whole
 
@@ -75,6 +74,14 @@ def table(rows: Sequence[Row], names: Sequence[str], reference: int = 0) -> str:
 
     Differences are paired by picture, with 95 % intervals; columns are aligned for a terminal.
     """
+    means, differences = _tables(rows, names, reference)
+    text = markdown(means)
+    if len(rows) > 1:
+        text += f"\n\n{markdown(differences)}"
+    return f"{text}\n\n{out}" if (out := _left_out(rows, names)) else text
+
+
+def _tables(rows: Sequence[Row], names: Sequence[str], reference: int) -> tuple[Lines, Lines]:
     found = summarise(rows, names)
     shown = [(found[m], unit, digits) for m, (unit, digits) in _UNITS.items() if m in found]
     units = [unit for _, unit, _ in shown]
@@ -84,12 +91,15 @@ def table(rows: Sequence[Row], names: Sequence[str], reference: int = 0) -> str:
         if i != reference:
             cells = (figure(*s.difference(i, reference), d, "+") for s, _, d in shown)
             differences.append([row.label, *cells])
-    text = markdown(means)
-    if len(rows) > 1:
-        text += f"\n\n{markdown(differences)}"
-    if out := [f"{unit} {s.left_out}" for s, unit, _ in shown if s.left_out]:
-        text += f"\n\nExamples of infinite value, left out of all rows: {', '.join(out)}."
-    return text
+    return means, differences
+
+
+def _left_out(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """A sentence on examples of infinite value, or nothing."""
+    found = summarise(rows, names)
+    out = [f"{unit} {found[m].left_out}" for m, (unit, _) in _UNITS.items() if m in found]
+    out = [text for text in out if not text.endswith(" 0")]
+    return f"Examples of infinite value, left out of all rows: {', '.join(out)}." if out else ""
 
 
 def figure(value: float, error: float, digits: int, sign: str = "") -> str:
@@ -98,7 +108,7 @@ def figure(value: float, error: float, digits: int, sign: str = "") -> str:
     return text if math.isnan(error) else f"{text} ± {error:.{digits}f}"
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
+def markdown(lines: Lines) -> str:
     """A Markdown table whose first line is its head, in columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = [[c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in lines]
@@ -160,14 +170,14 @@ def write(
 
     png = encoded(sheet)
     write_whole(folder / "sheet.png", png)
-    page = (
-        "<!doctype html><meta charset=utf-8><title>Evaluation</title>"
-        "<style>body{font:15px sans-serif;margin:2em}pre{font-size:13px}</style>"
-        f"<h1>Evaluation</h1><p>{html.escape(facts['protocol'])}</p>"
-        f"<pre>{html.escape(table(rows, names, reference))}</pre>"
-        f"<img src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+    means, differences = _tables(rows, names, reference)
+    shown = {"Means over pictures": means}
+    if len(rows) > 1:
+        shown["Differences, paired by picture"] = differences
+    protocol = f"{facts['protocol']}. {_left_out(rows, names)}"
+    write_whole(
+        folder / "report.html", page("Evaluation", protocol, shown, figures={"Pictures": png})
     )
-    write_whole(folder / "report.html", page.encode())
 
 
 def _finite(value: float) -> float | None:

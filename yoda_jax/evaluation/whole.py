@@ -4,39 +4,52 @@ Two protocols stand side by side: RGB of all pixels, as everywhere here, and the
 (Y) without a border of `scale` pixels.
 """
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
+from urllib.parse import quote
+from zlib import crc32
 
 import jax
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
+from PIL import Image
 
 from yoda_jax.evaluation import fidelity
-from yoda_jax.evaluation.intervals import bootstrap
 from yoda_jax.evaluation.perceptual import lpips, lpips_map
-from yoda_jax.evaluation.report import markdown
-from yoda_jax.pictures import Resampling, to_unit
+from yoda_jax.evaluation.sheet import encoded
+from yoda_jax.pictures import Resampling, to_uint8, to_unit, upsample
 from yoda_jax.runs import write_whole
+from yoda_jax.tiled import Tiled
 from yoda_jax.weights.lpips import load_lpips_alex
 
-# Figure -> (what it is called, digits).
-SHOWN = {
-    "psnr": ("PSNR dB", 2),
-    "ssim": ("SSIM", 3),
-    "psnr_y": ("PSNR-Y dB, border", 2),
-    "ssim_y": ("SSIM-Y, border", 3),
-    "lpips": ("LPIPS", 4),
-    "lpips_inside": ("LPIPS, high A", 4),
-    "lpips_outside": ("LPIPS, other A", 4),
-    "lr_psnr": ("LR-PSNR dB", 2),
-    "colour_shift": ("colour shift", 4),
-    "evaluations": ("evaluations a tile", 1),
-    "seconds": ("seconds", 1),
-}
 HIGH = 0.75  # A above this quantile of the picture's counts as high
+
+Rows = dict[str, dict[str, dict[str, float]]]  # row -> picture -> figures
+
+
+class _Compilation:
+    """The seconds that this process has spent on compiling."""
+
+    _EVENTS = (
+        "/jax/core/compile/jaxpr_to_mlir_module_duration",
+        "/jax/core/compile/backend_compile_duration",
+    )
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+
+    def _hear(self, event: str, seconds: float, **_: Any) -> None:
+        if event in self._EVENTS:
+            self.seconds += seconds
+
+
+_COMPILATION = _Compilation()
 
 
 class Made(NamedTuple):
@@ -63,7 +76,7 @@ class WholeMeasure:
         lr: UInt8[np.ndarray, "h w 3"],
         attention: UInt8[np.ndarray, "H W 1"],
     ) -> dict[str, float]:
-        """Each figure of SHOWN; inside and outside are of the attention given."""
+        """The figures by name; inside and outside are of the attention given."""
         pair, border = (made.picture, hr), self._scale
         units = to_unit(made.picture)[None], to_unit(hr)[None]
         where = np.asarray(self._map(*units))[0]
@@ -85,69 +98,90 @@ class WholeMeasure:
 
 
 class Results:
-    """Figures of rows of pictures in a folder: row/picture.json."""
+    """Figures of rows of pictures in a folder, row/picture.json, and with them what was made."""
 
     def __init__(self, folder: epath.Path) -> None:
         self.folder = folder
 
-    def path(self, row: str, picture: str) -> epath.Path:
-        """Where a picture's figures in a row lie."""
-        return self.folder / _safe(row) / f"{_safe(picture)}.json"
-
     def get(self, row: str, picture: str, asked: Mapping[str, Any]) -> dict[str, float] | None:
         """The figures that were made as asked for, or None."""
-        path = self.path(row, picture)
-        found = json.loads(path.read_text()) if path.exists() else {}
+        found = self._kept(row, picture)
         return found["figures"] if found.get("asked") == json.loads(json.dumps(asked)) else None
 
     def put(
-        self, row: str, picture: str, asked: Mapping[str, Any], figures: Mapping[str, float]
+        self,
+        row: str,
+        picture: str,
+        asked: Mapping[str, Any],
+        figures: Mapping[str, float],
+        made: UInt8[np.ndarray, "H W C"] | None = None,
     ) -> None:
-        """Keeps figures with what was asked for."""
+        """Keeps figures with what was asked for, after the picture itself if it is given."""
+        path = self._path(row, picture)
+        if made is not None:
+            write_whole(path.with_name(f"{path.name}.png"), encoded(to_image(made)))
         text = json.dumps({"row": row, "picture": picture, "asked": asked, "figures": figures})
-        write_whole(self.path(row, picture), text.encode())
+        write_whole(path.with_name(f"{path.name}.json"), text.encode())
 
-    def rows(self) -> dict[str, dict[str, dict[str, float]]]:
+    def picture(self, row: str, picture: str) -> UInt8[np.ndarray, "H W C"]:
+        """What was kept beside a picture's figures."""
+        path = self._path(row, picture)
+        with Image.open(io.BytesIO(path.with_name(f"{path.name}.png").read_bytes())) as image:
+            found = np.asarray(image)
+        return found if found.ndim == 3 else found[..., None]
+
+    def asked(self, row: str) -> dict[str, dict[str, Any]]:
+        """Picture -> what was asked for, of all in a row."""
+        return {one["picture"]: one["asked"] for one in self._all(row)}
+
+    def rows(self) -> Rows:
         """Row -> picture -> figures, of all that is there."""
         found: dict[str, dict[str, dict[str, float]]] = {}
-        for path in sorted(self.folder.glob("*/*.json")):
-            one = json.loads(path.read_text())
+        for one in self._all("*"):
             found.setdefault(one["row"], {})[one["picture"]] = one["figures"]
         return found
 
+    def _all(self, row: str) -> Iterator[dict[str, Any]]:
+        for path in sorted(self.folder.glob(f"{row if row == '*' else _safe(row)}/*.json")):
+            yield json.loads(path.read_text())
 
-def table(rows: Mapping[str, Mapping[str, Mapping[str, float]]], order: Sequence[str]) -> str:
-    """A Markdown table of the rows' means over the pictures that all have, with 95 % intervals."""
-    names = _shared(rows, order)
-    lines = [["", *(name for name, _ in SHOWN.values())]]
-    for row in order:
-        cells = [row]
-        for figure, (_, digits) in SHOWN.items():
-            values = np.array([rows[row][name][figure] for name in names])
-            low, high = bootstrap(values)
-            cells.append(f"{values.mean():.{digits}f} ({low:.{digits}f} - {high:.{digits}f})")
-        lines.append(cells)
-    return markdown(lines)
+    def _kept(self, row: str, picture: str) -> dict[str, Any]:
+        path = self._path(row, picture)
+        file = path.with_name(f"{path.name}.json")
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def _path(self, row: str, picture: str) -> epath.Path:
+        return self.folder / _safe(row) / _safe(picture)
 
 
-def differences(
-    rows: Mapping[str, Mapping[str, Mapping[str, float]]], pairs: Mapping[str, str]
-) -> str:
-    """A Markdown table of rows against others, paired by picture, with 95 % intervals."""
-    lines = [["", "against", *(name for name, _ in SHOWN.values())]]
-    for row, other in pairs.items():
-        names, cells = _shared(rows, (row, other)), [row, other]
-        for figure, (_, digits) in SHOWN.items():
-            values = [rows[row][name][figure] - rows[other][name][figure] for name in names]
-            low, high = bootstrap(np.array(values))
-            cells.append(f"{np.mean(values):+.{digits}f} ({low:+.{digits}f} - {high:+.{digits}f})")
-        lines.append(cells)
-    return markdown(lines)
+def to_image(pixels: UInt8[np.ndarray, "H W C"]) -> Image.Image:
+    """A picture of three channels or one."""
+    return Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
 
 
-def _shared(rows: Mapping[str, Mapping[str, object]], order: Sequence[str]) -> list[str]:
-    return sorted(set.intersection(*(set(rows[row]) for row in order)))
+def pixels_print(picture: UInt8[np.ndarray, "H W 3"]) -> str:
+    """What tells a picture from others, whatever its name."""
+    return f"{picture.shape[1]}x{picture.shape[0]} {crc32(np.ascontiguousarray(picture)):08x}"
+
+
+def sampled(
+    tiled: Tiled, attention: UInt8[np.ndarray, "H W 1"], sample: Callable[[], np.ndarray]
+) -> Made:
+    """What `sample` makes by `tiled`, and what it takes, without compilation."""
+    evaluations = 1.0
+    if tiled.diffuses:
+        work = tiled.plan(attention[None])
+        evaluations = work.evaluations / len(work.tiles)
+    begun = time.monotonic() - _COMPILATION.seconds
+    made = sample()
+    return Made(made, evaluations, time.monotonic() - _COMPILATION.seconds - begun)
+
+
+def enlarged(lr: UInt8[np.ndarray, "h w 3"], scale: int, resampling: Resampling) -> Made:
+    """What bicubic interpolation makes of a picture."""
+    return Made(np.asarray(to_uint8(upsample(lr[None], scale, resampling)))[0], 0.0, 0.0)
 
 
 def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in " .,=-" else "_" for c in name)
+    """A file's name for any name, another one for each."""
+    return quote(name, safe=" ,=+", errors="surrogateescape").replace(".", "%2E")

@@ -7,29 +7,28 @@ the network.
 
 import io
 import itertools
-import time
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from yoda_jax.configuration import inference
+from yoda_jax.configuration import inference, restore
 from yoda_jax.data.degrade import downsample
 from yoda_jax.data.photos import open_splits
 from yoda_jax.diffusion.mask import sampling_steps
 from yoda_jax.errors import UserError
-from yoda_jax.evaluation import whole
+from yoda_jax.evaluation import whole_report
 from yoda_jax.evaluation.sweep_report import curves
-from yoda_jax.evaluation.whole import Made, Results, WholeMeasure
+from yoda_jax.evaluation.whole import Results, WholeMeasure, enlarged, pixels_print, sampled
+from yoda_jax.evaluation.whole_report import Measured
 from yoda_jax.logs import Eta
-from yoda_jax.pictures import to_uint8, upsample
 from yoda_jax.processes import is_first, together
 from yoda_jax.runs import Run, write_whole
-from yoda_jax.upscaler import Sampling, Upscaler, parameters_of
+from yoda_jax.upscaler import Sampling, Upscaler
 
 BICUBIC = "bicubic"
 
@@ -60,7 +59,8 @@ def run(config: ConfigDict, workdir: str, step: int | None = None) -> None:
         raise UserError(
             f"--mode=sweep needs a network that diffuses, found model.name={config.model.name}."
         )
-    upscaler = Upscaler(config, parameters_of(config, workdir, step))
+    weights = restore.weights(config, where, step)
+    upscaler = Upscaler(config, weights.params)
     chains = [Chain(*p) for p in itertools.product(c.steps, c.samplers, c.bounds, c.truncate)]
     results = Results(where.folder / "sweep")
     measure = WholeMeasure(upscaler.scale, config.data.resampling)
@@ -68,21 +68,22 @@ def run(config: ConfigDict, workdir: str, step: int | None = None) -> None:
     eta = Eta("sweep", len(mine) * len(chains))
     for i, (name, hr) in enumerate(mine):
         lr = downsample(hr, upscaler.scale, config.data.resampling)
-        own = upscaler.attention(upscaler.tiled(Sampling(mask=True)), lr)
-        asked = {"weights": step, "seed": config.seed}
+        own = upscaler.attention(lr)
+        asked = {"step": weights.step, "seed": config.seed, "picture": pixels_print(hr)}
         if results.get(BICUBIC, name, asked) is None:
-            lr_up = upsample(lr[None], upscaler.scale, config.data.resampling)
-            made = Made(np.asarray(to_uint8(lr_up))[0], 0.0, 0.0)
+            made = enlarged(lr, upscaler.scale, config.data.resampling)
             results.put(BICUBIC, name, asked, measure(made, hr, lr, own))
         for j, chain in enumerate(chains):
             for label, sampling, attention in _rows(upscaler, chain, own, config.seed):
                 if results.get(label, name, asked) is None:
-                    made = _made(upscaler, sampling, lr, attention)
+                    tiled = upscaler.tiled(sampling)
+                    sample = partial(upscaler.sampled, tiled, lr, attention, config.seed)
+                    made = sampled(tiled, attention, sample)
                     results.put(label, name, asked, measure(made, hr, lr, own))
             eta.reached(i * len(chains) + j + 1)
     together(lambda: None)
     if is_first():
-        _report(where, results, chains)
+        _report(where, results, chains, upscaler.scale)
 
 
 def _pictures(config: ConfigDict) -> list[tuple[str, UInt8[np.ndarray, "H W 3"]]]:
@@ -127,19 +128,7 @@ def _rows(
     yield f"constant: as {chain.label}", late, flat
 
 
-def _made(
-    upscaler: Upscaler,
-    sampling: Sampling,
-    lr: UInt8[np.ndarray, "h w 3"],
-    attention: UInt8[np.ndarray, "H W 1"],
-) -> Made:
-    tiled = upscaler.tiled(sampling)
-    work, begun = tiled.plan(attention[None]), time.monotonic()
-    picture = upscaler.sampled(tiled, lr, attention, sampling.seed)
-    return Made(picture, work.evaluations / len(work.tiles), time.monotonic() - begun)
-
-
-def _report(where: Run, results: Results, chains: list[Chain]) -> None:
+def _report(where: Run, results: Results, chains: list[Chain], scale: int) -> None:
     rows = results.rows()
     order = [BICUBIC]
     pairs = {}
@@ -147,12 +136,14 @@ def _report(where: Run, results: Results, chains: list[Chain]) -> None:
         mapped = f"map: {chain.label}"
         controls = [f"{kind}: as {chain.label}" for kind in ("fewer steps", "constant")]
         order += [f"dense: {chain.sampler}, {chain.steps} steps", mapped, *controls]
-        pairs |= {control: mapped for control in controls}
-    order = list(dict.fromkeys(order))
-    text = f"{whole.table(rows, order)}\n\n{whole.differences(rows, pairs)}\n"
-    write_whole(where.folder / "sweep.md", text.encode())
+        pairs[mapped] = controls
+    measured = Measured(rows, list(dict.fromkeys(order)), pairs)
     png = io.BytesIO()
-    curves(rows, order).savefig(png, format="png", dpi=110)
-    write_whole(where.folder / "sweep.png", png.getvalue())
-    print(f"\n{text}\ntable  {where.folder / 'sweep.md'}\ncurves {where.folder / 'sweep.png'}")
-    logging.info("figures of each picture: %s", results.folder)
+    curves(rows, measured.order).savefig(png, format="png", dpi=110)
+    facts = {"protocol": whole_report.protocol(scale, jax.devices()[0].device_kind)}
+    drawn = {"Quality against seconds": png.getvalue()}
+    text = whole_report.write(
+        results.folder, "Does leaving tiles out pay?", facts, {"sweep": measured}, (), drawn
+    )
+    write_whole(results.folder / "curves.png", png.getvalue())
+    print(f"\n{text}\n\nreport {results.folder / 'report.html'}")
