@@ -90,6 +90,16 @@ def test_a_killed_run_goes_on_where_it_was_bit_for_bit(resumed, straight):
         np.testing.assert_array_equal(x, y)
 
 
+def test_an_evaluation_that_a_stop_cut_is_made_up_for(resumed):
+    """The checkpoint has no figures, although its step was one of evaluation."""
+    workdir, step, _ = resumed
+    arguments = (f"--config.train.eval_every={step + 4}", "--config.train.eval_pictures=2")
+    done = run(*TRAIN, *arguments, f"--config.train.steps={step + 5}", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    log = done.stderr
+    assert 0 < log.index(f"step {step + 4}, 2 held-out examples: psnr") < log.index("checkpoint of")
+
+
 def test_the_run_tells_what_it_did(straight):
     workdir, done = straight
     assert "waited for input" in done.stderr and "y0_offset_r" in done.stderr

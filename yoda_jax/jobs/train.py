@@ -73,6 +73,8 @@ def fit(config: ConfigDict, workdir: str) -> None:
         logging.info("compiling the step")
         _, train_step = build.compiled_step(config, method, mesh, abstract)
         something_to_save()
+        if evaluation and plan.due(first, plan.eval_every) and not checkpoints.evaluated(first):
+            evaluation(first, state)  # a stop had cut it
         flops = machine.flops(train_step, config.train.accumulate)
         progress = Progress(plan, board, str(where), flops)
         for step in steps:

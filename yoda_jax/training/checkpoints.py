@@ -117,6 +117,11 @@ class Checkpoints:
         """The configuration that the newest checkpoint, or that of a step, was saved with."""
         return self._folder.configuration(self._at(step)) or {}
 
+    def evaluated(self, step: int) -> bool:
+        """Whether there is no such checkpoint, or it was saved with figures."""
+        folder = self._folder.path / str(step)
+        return decided(lambda: not folder.exists() or (folder / "metrics").exists())
+
     def restore(self, abstract: TrainState) -> TrainState:
         """The newest state, placed as `abstract` (shapes with shardings) says.
 
