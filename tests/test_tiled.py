@@ -84,6 +84,14 @@ def sample(sampler, params, lr, attention, keys=KEYS):
     return np.asarray(pictures, int)
 
 
+class Apart(Near):
+    """A network whose tiles disagree: it adds a value of each tile's own."""
+
+    def __call__(self, z, level, condition, train=False):
+        own = condition[..., -3:].mean((1, 2, 3), keepdims=True)
+        return super().__call__(z, level, condition) + 0.5 * own
+
+
 CHANGES = {
     "ddpm": {},
     "ddim": {"sampler": "ddim"},
@@ -112,6 +120,18 @@ def test_tiles_left_out_change_nothing_and_neither_does_the_tiling(
     # In 8 bits; sums differ in their order.
     assert np.abs(ours - np.asarray(whole, int)).max() <= 1
     assert ours.std() > 20
+
+
+def test_where_tiles_disagree_no_line_is_seen(mesh, params):
+    """Between two cores of a gradient the picture passes over in more than a pixel."""
+    yoda = dataclasses.replace(YODA, network=Apart(), mask=None)
+    ramp = np.linspace(40, 210, 60).astype(np.uint8)
+    lr = np.broadcast_to(ramp[None, None, :, None], (1, 60, 60, 3))
+    unused = np.zeros((1, 120, 120, 1), np.uint8)
+    made = sample(tiled(mesh, yoda), params, np.ascontiguousarray(lr), unused)[0]
+    hard = sample(tiled(mesh, yoda, halo=0), params, np.ascontiguousarray(lr), unused)[0]
+    largest = [np.abs(np.diff(x.mean((0, 2)))).max() for x in (made, hard)]
+    assert largest[0] < 0.5 * largest[1]
 
 
 def test_full_attention_is_the_base_method(mesh, params, lr, attention):

@@ -95,11 +95,15 @@ def estimate(
 
 
 @partial(jax.jit, donate_argnums=0)
-def placed(
-    frames: Frames, squares: Squares, corners: Int[Array, "n 3"], cores: Int[Array, "n 4"]
+def added(
+    frames: Frames,
+    squares: Squares,
+    corners: Int[Array, "n 3"],
+    cores: Int[Array, "n 4"],
+    ramps: Int[Array, "n 4"],
 ) -> Frames:
-    """Frames with the cores of tiles in place."""
-    return put(frames, squares, corners, cores)
+    """Frames with tiles added."""
+    return put(frames, squares, corners, cores, ramps)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=4)

@@ -1,9 +1,9 @@
 """Pictures of any size by a network that sees tiles of them, and only those that the mask needs.
 
 A picture has one state. In each step the noise at a pixel is estimated in the tile whose core holds
-it, and a tile whose core has nothing to diffuse is left out. Masks nest, so tiles in the order in
-which they are first needed make the needed ones a prefix that grows, and the result is that of all
-tiles. The steps are a loop on the host: what takes long to compile, the network on a batch of
+it, near a border in both, and a tile that no such pixel needs is left out. Masks nest, so tiles in
+the order in which they are first needed make the needed ones a prefix that grows, and the result is
+that of all tiles. The steps are a loop on the host: what takes long to compile, the network on a batch of
 tiles, serves pictures of every size.
 """
 
@@ -109,7 +109,8 @@ class Tiled:
     def _plan(self, steps: Steps) -> Plan:
         scale, side = self.method.scale, self.tile // self.method.scale
         frame = (steps.shape[1] // scale, steps.shape[2] // scale)
-        tiles = cut(len(steps), frame, (side, side), -(-self.halo // scale)).times(scale)
+        halo = -(-self.halo // scale)
+        tiles = cut(len(steps), frame, (side, side), halo, ramp=-(-halo // 2)).times(scale)
         return plan(tiles, np.asarray(steps), self.method.sampling_steps, self.sparse)
 
     def _diffused(
@@ -130,7 +131,6 @@ class Tiled:
         batches = self._batches(work.tiles)
         first, done, size = int(work.steps[0]), 0, work.tiles.size
         state = frames.start(yoda, keys, lr_up, jnp.int32(first))
-        eps = jnp.zeros_like(state[0])
 
         def condition(corners: Int[Array, "n 3"]) -> PyTree:
             low = corners // np.array([1, yoda.scale, yoda.scale], np.int32)
@@ -144,10 +144,11 @@ class Tiled:
             now, needed = jnp.int32(t), int((work.steps >= t).sum())
             seen = frames.seen(yoda, steps, state[0], now)
             level = jax.device_put(frames.level(yoda, now), replicated(self.mesh))
+            eps = jnp.zeros_like(state[0])
             for i, part in enumerate(batches[: -(-needed // self.batch)]):
                 z = self._taken(size, seen, part.corners)
                 noise = frames.estimate(yoda.network, params, z, level, kept(i, part.corners))
-                eps = self._put(eps, noise, part)
+                eps = self._added(eps, noise, part)
             state = frames.advance(yoda, keys, lr_up, steps, state, eps, now)
             state[0].block_until_ready()
             done += needed
@@ -173,7 +174,7 @@ class Tiled:
             return made
         for part in self._batches(cut(len(lr), frame, size, _ENCODER_HALO)):
             squares = self._taken(size, lr, part.corners)
-            made = self._put(made, function(params, squares), part.times(scale))
+            made = self._added(made, function(params, squares), part.times(scale))
         return made
 
     @property
@@ -183,14 +184,14 @@ class Tiled:
     def _taken(self, size: tuple[int, int], made: Array, corners: Int[Array, "n 3"]) -> Squares:
         return jax.device_put(frames.taken(size, made, corners), by_rows(self.mesh))
 
-    def _put(self, made: Frames, squares: Squares, tiles: Tiles) -> Frames:
+    def _added(self, made: Frames, squares: Squares, tiles: Tiles) -> Frames:
         squares = jax.device_put(squares, self._home)
-        return frames.placed(made, squares, tiles.corners, tiles.cores)
+        return frames.added(made, squares, tiles.corners, tiles.cores, tiles.ramps)
 
     def _batches(self, tiles: Tiles) -> list[Tiles]:
-        """Tiles in batches of one size: the last is filled up by its last tile."""
+        """Tiles in batches of one size."""
         starts = range(0, len(tiles), self.batch)
-        return [tiles[np.minimum(np.arange(i, i + self.batch), len(tiles) - 1)] for i in starts]
+        return [tiles[i : i + self.batch].filled(self.batch) for i in starts]
 
     def _padded(self, pictures: UInt8[Array, "P h w C"], scale: int) -> UInt8[Array, "P H W C"]:
         """Pictures, of LR size times `scale`, mirrored at the right and below to a tile's size."""

@@ -1,40 +1,60 @@
 """What leaving tiles out saves: python -m tests.bench.sparse --workdir=RUN --pictures=FOLDER.
 
 Photographs are reduced by the run's scale and up-scaled again with the run's weights, its source of
-attention and its mask: by all tiles at all steps and by those that are needed alone, in turns.
-Prints a Markdown table: evaluations, batches and wall time as ratios, whether the results are
-equal, and the seams: the mean step of brightness across a core's border over that between other
-neighbours.
+attention and its mask: by all tiles at all steps and by those that are needed alone, in turns, and
+the first of them on the whole frame at once too. Prints a Markdown table: evaluations, batches and
+wall time as ratios to the dense tiled chain, whether the results are equal; then what share of a
+dense chain is spent outside of the network.
 """
 
 import argparse
 import os
 import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
 import numpy as np
 from PIL import Image
 
+from yoda_jax import frames
 from yoda_jax.data.degrade import downsample
-from yoda_jax.diffusion.tiles import Tiles
 from yoda_jax.training.sharding import use_all_cpu_cores
 from yoda_jax.upscaler import Sampling, Upscaler
 
+# Of the functions of `frames`: what is done for each step, and for each batch of tiles in it.
+_OUTSIDE = ("level", "seen", "taken", "placed", "advance")
 
-def seams(picture: np.ndarray, tiles: Tiles, scale: int) -> float:
-    """Mean |difference| of neighbours across cores' vertical borders, over that at other columns.
 
-    Others of the same place in an LR pixel, since enlarged pictures have its period.
-    """
-    grey = picture.astype(float).mean(-1)
-    steps = np.abs(np.diff(grey, axis=1))
-    at = np.zeros(steps.shape[1], bool)
-    borders = tiles.corners[:, 2] + tiles.cores[:, 3] - 1
-    at[borders[borders < len(at)]] = True
-    others = ~at & (np.arange(len(at)) % scale == scale - 1)
-    return float(steps[:, at].mean() / steps[:, others].mean()) if at.any() else 1.0
+def timed(run: Callable) -> float:
+    begun = time.monotonic()
+    jax.block_until_ready(run())
+    return time.monotonic() - begun
+
+
+def spent(run: Callable) -> Counter:
+    """Seconds by function of `frames`, each waited for."""
+    seconds, kept = Counter(), {name: getattr(frames, name) for name in (*_OUTSIDE, "estimate")}
+
+    def waiting(name: str) -> Callable:
+        def call(*arguments: object) -> object:
+            begun = time.monotonic()
+            result = jax.block_until_ready(kept[name](*arguments))
+            seconds[name] += time.monotonic() - begun
+            return result
+
+        return call
+
+    for name in kept:
+        setattr(frames, name, waiting(name))
+    run()
+    for name, function in kept.items():
+        setattr(frames, name, function)
+    return seconds
 
 
 def main() -> None:
@@ -42,6 +62,7 @@ def main() -> None:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--pictures", required=True, help="a folder of photographs")
     parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--whole", type=int, default=1, help="of them on the whole frame at once")
     parser.add_argument("--size", type=int, nargs=2, default=(1000, 1500), help="height, width")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--tile", type=int)
@@ -50,44 +71,49 @@ def main() -> None:
     use_all_cpu_cores((options.batch,))
     upscaler = Upscaler.load(options.workdir)
     chosen = {"steps": options.steps, "tile": options.tile, "batch": options.batch}
-    kinds = {
-        kind: upscaler.tiled(Sampling(**chosen, sparse=kind == "sparse"))
-        for kind in ("sparse", "dense")
-    }
+    sparse, dense = (upscaler.tiled(Sampling(**chosen, sparse=kind)) for kind in (True, False))
     height, width = options.size
-    print("| picture | tiles | evaluations | batches | wall | equal | seams | dense, s |")
+    print("| picture | tiles | evaluations | batches | wall | equal | dense | whole / dense |")
     print("|---|---|---|---|---|---|---|---|")
     totals = []
-    for path in sorted(Path(options.pictures).iterdir())[: options.count]:
+    for i, path in enumerate(sorted(Path(options.pictures).iterdir())[: options.count]):
         hr = np.array(Image.open(path).convert("RGB"))[:height, :width]
         lr = downsample(hr, upscaler.scale, upscaler.config.data.resampling)
         attention = upscaler.attention(lr)
-        work = kinds["sparse"].plan(attention[None])
-        batch = kinds["sparse"].batch
+        work = sparse.plan(attention[None])
         needed = [int((work.steps >= t).sum()) for t in range(1, work.chain + 1)]
-        batches = sum(-(-n // batch) for n in needed)
-        made, seconds = {}, {}
+        batches = sum(-(-n // sparse.batch) for n in needed)
+        made = {}
+
+        def sample(tiled: object, made: dict = made, given: tuple = (lr, attention)) -> None:
+            made[tiled] = upscaler.sampled(tiled, *given, 0)
+
         if not totals:  # compiles
-            upscaler.sampled(kinds["sparse"], lr, attention, 0)
-        for kind, tiled in kinds.items():
-            begun = time.monotonic()
-            made[kind] = upscaler.sampled(tiled, lr, attention, 0)
-            seconds[kind] = time.monotonic() - begun
+            sample(sparse)
+        seconds = {tiled: timed(lambda t=tiled: sample(t)) for tiled in (sparse, dense)}
+        whole = "-"
+        if i < options.whole:
+            given = upscaler.params, jax.random.key(0)[None], lr[None], attention[None]
+            run = partial(dense.method.sample, *given)
+            timed(run)
+            whole = f"{timed(run) / seconds[dense]:.3f}"
         shares = (
             work.evaluations / work.dense_evaluations,
-            batches / (work.chain * -(-len(work.tiles) // batch)),
-            seconds["sparse"] / seconds["dense"],
-            seams(made["sparse"], work.tiles, upscaler.scale),
+            batches / (work.chain * -(-len(work.tiles) // sparse.batch)),
+            seconds[sparse] / seconds[dense],
         )
-        equal = bool((made["sparse"] == made["dense"]).all())
         totals.append(shares)
+        equal = "yes" if (made[sparse] == made[dense]).all() else "NO"
+        cells = " | ".join(f"{share:.3f}" for share in shares)
         print(
-            f"| {path.stem[:30]} | {len(work.tiles)} | {shares[0]:.3f} | {shares[1]:.3f} | "
-            f"{shares[2]:.3f} | {equal} | {shares[3]:.3f} | {seconds['dense']:.1f} |",
+            f"| {path.stem[:30]} | {len(work.tiles)} | {cells} | {equal} | "
+            f"{seconds[dense]:.1f} s | {whole} |",
             flush=True,
         )
-    means = np.mean(totals, axis=0)
-    print(f"| mean |  | {means[0]:.3f} | {means[1]:.3f} | {means[2]:.3f} |  | {means[3]:.3f} |  |")
+    print(f"| mean | | {' | '.join(f'{mean:.3f}' for mean in np.mean(totals, axis=0))} | | | |")
+    of = spent(lambda: sample(dense))
+    outside = sum(of[name] for name in _OUTSIDE) / of.total()
+    print(f"\noutside of the network: {outside:.1%} of a dense chain's steps")
 
 
 if __name__ == "__main__":

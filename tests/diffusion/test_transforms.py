@@ -110,7 +110,7 @@ CALLS = {
     ),
     "tiles.take": lambda x: tiles.take(x, TILES.corners, TILES.size),
     "tiles.put": lambda x: tiles.put(
-        x, tiles.take(-x, TILES.corners, TILES.size), TILES.corners, TILES.cores
+        x, tiles.take(-x, TILES.corners, TILES.size), TILES.corners, TILES.cores, TILES.ramps
     ),
     "steppers.stepper": lambda x: steppers.stepper("ddim", 0.5)(*stepped(x)),
     **{

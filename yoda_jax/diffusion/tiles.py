@@ -2,6 +2,7 @@
 
 A tile is a square of a frame that a network sees alone; its core is what is kept of its result.
 Cores do not overlap and make up the frames, and around a core is a halo that belongs to others.
+Along the border of two cores their results pass into each other on a ramp, a part of both halos.
 """
 
 import dataclasses
@@ -22,50 +23,65 @@ Squares = Float[Array, "n h w C"]  # tiles of them
 class Tiles:
     """Tiles of one size: the corner of each (frame, top, left), and its core in the tile.
 
-    A core is given by its top, left, bottom and right, the last two behind it.
+    A core is given by its top, left, bottom and right, the last two behind it; ramps are half their
+    widths at these four, 0 at a frame's rim.
     """
 
     size: tuple[int, int]
     corners: Int[np.ndarray, "N 3"]
     cores: Int[np.ndarray, "N 4"]
+    ramps: Int[np.ndarray, "N 4"]
 
     def __len__(self) -> int:
         return len(self.corners)
 
     def __getitem__(self, chosen: slice | Int[np.ndarray, " n"]) -> Self:
-        return dataclasses.replace(self, corners=self.corners[chosen], cores=self.cores[chosen])
+        return Tiles(self.size, self.corners[chosen], self.cores[chosen], self.ramps[chosen])
+
+    def filled(self, count: int) -> Self:
+        """So many tiles: the last again and again, of which nothing is kept."""
+        more = np.arange(count)
+        found = self[np.minimum(more, len(self) - 1)]
+        keep = (more < len(self)).astype(np.int32)[:, None]
+        return dataclasses.replace(found, cores=found.cores * keep, ramps=found.ramps * keep)
 
     def times(self, scale: int) -> Self:
         """The same tiles of frames that are larger by a factor."""
         size = (scale * self.size[0], scale * self.size[1])
         corners = self.corners * np.array([1, scale, scale], np.int32)
-        return Tiles(size, corners, self.cores * np.int32(scale))
+        return Tiles(size, corners, self.cores * np.int32(scale), self.ramps * np.int32(scale))
 
 
-def cut(count: int, frame: tuple[int, int], size: tuple[int, int], halo: int) -> Tiles:
+def cut(
+    count: int, frame: tuple[int, int], size: tuple[int, int], halo: int, ramp: int = 0
+) -> Tiles:
     """As few tiles as cover `count` frames with a halo of at least that width, evenly spread.
 
     At a frame's rim a tile has no halo: it is moved inside. size is at most the frame's, and above
-    2 halo where it is below.
+    2 halo where it is below. ramp is at most the halo; it is narrower where cores are.
     """
-    rows, columns = (_axis(*sides, halo) for sides in zip(frame, size, strict=True))
-    corners, cores = [], []
-    for picture in range(count):
-        for top, *vertical in rows:
-            for left, *horizontal in columns:
-                corners.append((picture, top, left))
-                cores.append((vertical[0], horizontal[0], vertical[1], horizontal[1]))
-    return Tiles(size, np.array(corners, np.int32), np.array(cores, np.int32))
+    axes = [_axis(*sides, halo, ramp) for sides in zip(frame, size, strict=True)]
+    found = [
+        ((picture, top[0], left[0]), (top[1], left[1], top[2], left[2]), (*top[3:], *left[3:]))
+        for picture in range(count)
+        for top in axes[0]
+        for left in axes[1]
+    ]
+    corners, cores, ramps = (np.array(part, np.int32) for part in zip(*found, strict=True))
+    return Tiles(size, corners, cores, ramps[:, [0, 2, 1, 3]])
 
 
-def _axis(length: int, size: int, halo: int) -> list[tuple[int, int, int]]:
-    """(start, the core's begin and end from there) of the tiles along an axis."""
+def _axis(length: int, size: int, halo: int, ramp: int) -> list[tuple[int, int, int, int, int]]:
+    """(start, the core's begin and end from there, the ramps at these) of tiles along an axis."""
     count = 1 if length == size else 1 + -(-(length - size) // (size - 2 * halo))
     starts = [i * (length - size) // max(1, count - 1) for i in range(count)]
     ends = [(a + size + b) // 2 for a, b in zip(starts, starts[1:], strict=False)]
+    begins, ends = [0, *ends], [*ends, length]
+    shortest = min(end - begin for begin, end in zip(begins, ends, strict=True))
+    half = min(ramp, shortest // 2)
     return [
-        (start, begin - start, end - start)
-        for start, begin, end in zip(starts, [0, *ends], [*ends, length], strict=True)
+        (start, begin - start, end - start, half * (begin > 0), half * (end < length))
+        for start, begin, end in zip(starts, begins, ends, strict=True)
     ]
 
 
@@ -89,16 +105,19 @@ class Plan:
 
 
 def plan(tiles: Tiles, steps: Int[np.ndarray, "P H W 1"], chain: int, sparse: bool) -> Plan:
-    """A tile is needed from the step in which a pixel of its core is first diffused to the end.
+    """A tile is needed from the step in which a pixel of its core, or of the ramps around it, is
+    first diffused to the end.
 
-    Before, nobody reads what it would give. Without `sparse` every tile counts as needed always.
+    Before, nobody reads what it would give. Without `sparse` every tile counts as needed always, in
+    the same order.
     """
-    needed = np.full(len(tiles), chain, np.int32)
-    if sparse:
-        spans = zip(*tiles.corners.T, *tiles.cores.T, strict=True)
-        needed[:] = [steps[p, y + a : y + c, x + b : x + d].max() for p, y, x, a, b, c, d in spans]
+    begin, end = tiles.cores[:, :2] - tiles.ramps[:, :2], tiles.cores[:, 2:] + tiles.ramps[:, 2:]
+    spans = zip(*tiles.corners.T, *begin.T, *end.T, strict=True)
+    needed = np.array(
+        [steps[p, y + a : y + c, x + b : x + d].max() for p, y, x, a, b, c, d in spans], np.int32
+    )
     order = np.argsort(-needed, kind="stable")
-    return Plan(tiles[order], needed[order], chain)
+    return Plan(tiles[order], needed[order] if sparse else np.full_like(needed, chain), chain)
 
 
 def take(
@@ -114,19 +133,38 @@ def take(
 
 
 def put(
-    frames: Frames, squares: Squares, corners: Int[Array, "n 3"], cores: Int[Array, "n 4"]
+    frames: Frames,
+    squares: Squares,
+    corners: Int[Array, "n 3"],
+    cores: Int[Array, "n 4"],
+    ramps: Int[Array, "n 4"],
 ) -> Frames:
-    """The frames with the cores of these tiles in place."""
+    """The frames with these tiles added: whole in their cores, and ever less over the ramps.
+
+    At each pixel the shares of all tiles of a cut are 1 in all.
+    """
     _, height, width, channels = squares.shape
-    corners, cores = jnp.asarray(corners), jnp.asarray(cores)
-    y, x = jnp.arange(height)[:, None, None], jnp.arange(width)[None, :, None]
+    corners = jnp.asarray(corners)
+    rows = _shares(height, cores[:, ::2], ramps[:, ::2])[:, :, None, None]
+    columns = _shares(width, cores[:, 1::2], ramps[:, 1::2])[:, None, :, None]
+    squares = (squares * rows * columns).astype(frames.dtype)
 
     def one(i: Int[Array, ""], frames: Frames) -> Frames:
         start = (*corners[i], jnp.int32(0))
         old = jax.lax.dynamic_slice(frames, start, (1, height, width, channels))
-        top, left, bottom, right = cores[i]
-        inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
-        new = jnp.where(inside[None], squares[i][None].astype(frames.dtype), old)
-        return jax.lax.dynamic_update_slice(frames, new, start)
+        return jax.lax.dynamic_update_slice(frames, old + squares[i][None], start)
 
     return jax.lax.fori_loop(0, len(squares), one, frames)
+
+
+def _shares(
+    length: int, core: Int[Array, "n 2"], ramp: Int[Array, "n 2"]
+) -> Float[Array, "n length"]:
+    """Along an axis of tiles: 1 in the core, falling over each ramp, and 0 outside."""
+    middle = jnp.arange(length, dtype=jnp.float32)[None] + 0.5
+    core, ramp = jnp.asarray(core, jnp.float32), jnp.asarray(ramp, jnp.float32)
+    # Of no width, a ramp is a step between two pixels.
+    half = jnp.maximum(ramp, 0.25)
+    up = (middle - core[:, :1]) / (2 * half[:, :1]) + 0.5
+    down = (core[:, 1:] - middle) / (2 * half[:, 1:]) + 0.5
+    return jnp.clip(up, 0.0, 1.0) * jnp.clip(down, 0.0, 1.0)
