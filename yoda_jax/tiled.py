@@ -3,8 +3,8 @@
 A picture has one state. In each step the noise at a pixel is estimated in the tile whose core holds
 it, near a border in both, and a tile that no such pixel needs is left out. Masks nest, so tiles in
 the order in which they are first needed make the needed ones a prefix that grows, and the result is
-that of all tiles. The steps are a loop on the host: what takes long to compile, the network on a batch of
-tiles, serves pictures of every size.
+that of all tiles. The steps are a loop on the host: what takes long to compile, the network on a
+batch of tiles, serves pictures of every size.
 """
 
 import dataclasses
