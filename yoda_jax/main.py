@@ -64,6 +64,10 @@ _TAKEN_BY = {
     **dict.fromkeys(_SAMPLING, ("upscale",)),
 }
 _NEEDED = {"input": "FILE", "output": "FILE", "topology": "SLICE"}
+# Packages of the extra [train].
+_OF_TRAINING = {
+    *("clu", "google_crc32c", "matplotlib", "tensorboard", "tensorflow", "tensorflow_datasets")
+}
 # Errors of a file that a user can mend; others are ours and keep their traceback.
 _OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
@@ -213,6 +217,14 @@ def main() -> None:
             _run(argv)
         except UserError as error:
             _fail(error)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in _OF_TRAINING:
+                raise
+            _fail(
+                f"{package} is not installed, which training and evaluation need; type "
+                'pip install "yoda_jax[train]".'
+            )
         except OSError as error:
             if error.errno not in _OF_THE_SYSTEM or not error.filename:
                 raise
