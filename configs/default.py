@@ -47,6 +47,8 @@ def get_config() -> ConfigDict:
     c.attention.batch_size = 8  # pictures that a backbone looks at at once, per process
     c.attention.aggregate = "max"  # over heads: max, mean, index of one; flat: the mean of "max"
     c.attention.normalise_heads = False  # min-max each head before aggregation
+    c.attention.power = 1.0  # to which A is raised: its maximum stays, its shape changes
+    c.attention.fraction = 0.0  # mean of A over each picture, by a power of its own; 0: as it is
 
     c.mask = ConfigDict()
     c.mask.enabled = True  # False: the base method alone

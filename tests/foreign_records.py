@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from foreign_pictures import PHOTO
 
+from yoda_jax.attention.maps import Reading
 from yoda_jax.data import inventory
 from yoda_jax.data.batches import cut
 from yoda_jax.data.records import Records, shard_path, write_manifest, write_shard
@@ -47,7 +48,7 @@ def reader(folder: Path, name: str) -> Callable[[bytes], None]:
         try:
             records = Records(folder)
             for index in range(min(len(records), 3)):
-                cut(records[index], "max")
+                cut(records[index], Reading())
             inventory.pictures(records.folder)
             inventory.check_settings(records.folder, {"data.scale": 4, "data.train": "folder:a"})
         finally:

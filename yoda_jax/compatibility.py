@@ -28,6 +28,8 @@ LATER: dict[str, Any] = {
     "mask.truncate": 0.0,
     "train.join_seconds": 300,
     "train.decay": "none",
+    "attention.power": 1.0,
+    "attention.fraction": 0.0,
     "eval.name": "eval",
     "eval.sets": "",
     "sweep.steps": (100, 50, 20, 10, 5),
@@ -110,7 +112,8 @@ def check_trained_with(asked: Mapping, saved: Mapping, where: object, training: 
     if training:
         masked = asked["mask"]["enabled"] and saved["mask"]["enabled"]
         names += [f"mask.{field}" for field in asked["mask"] if masked or field == "enabled"]
-        names += ["attention.aggregate", "attention.normalise_heads", "data.patch", "seed"]
+        reading = ("aggregate", "normalise_heads", "power", "fraction")
+        names += [*(f"attention.{field}" for field in reading), "data.patch", "seed"]
     if found := _different(asked, saved, [name for name in names if name not in _FREE]):
         name, then, now = found
         raise UserError(

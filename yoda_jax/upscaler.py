@@ -152,7 +152,7 @@ class Upscaler:
             source = self._source
         seen = attention_input(lr, c.input_size, source.stride)
         heads, scale = quantise(next(iter(source([seen]))))
-        return attention_map(heads, scale, (height, width), c.aggregate, c.normalise_heads)
+        return attention_map(heads, scale, (height, width), inference.reading(self.config))
 
     @cached_property
     def _source(self) -> inference.Attention:

@@ -11,7 +11,7 @@ from skimage.color import rgb2gray
 from skimage.feature import SIFT
 
 from yoda_jax.attention.classical import BANDWIDTH, CLASSICAL, ClassicalAttention, edges, entropy
-from yoda_jax.attention.maps import attention_map, quantise
+from yoda_jax.attention.maps import Reading, attention_map, quantise
 
 SIDE = 96
 MAPS = sorted(CLASSICAL.keys() - {"constant"})  # which look at the picture, or say "everywhere"
@@ -103,7 +103,7 @@ def test_a_picture_of_one_colour_is_diffused_everywhere(colour, name):
     photo = np.broadcast_to(np.array(colour, np.uint8), (40, 56, 3))
     stored = quantise(CLASSICAL[name](photo, (5, 7))[None])
     assert name == "random" or np.ptp(stored[0]) == 0
-    everywhere = (attention_map(*stored, (20, 28), "max") == 255).all()
+    everywhere = (attention_map(*stored, (20, 28), Reading()) == 255).all()
     assert everywhere == (name != "random")
 
 
@@ -137,7 +137,7 @@ def test_many_pictures_come_in_order_with_a_cell_for_every_few_pixels(photo, cel
 def test_constant_attends_nowhere_and_uniform_everywhere(photo):
     for source, level in (("constant", 0), ("uniform", 255)):
         (heads,) = ClassicalAttention(source, 8, threads=1)([photo[:40, :56]])
-        assert (attention_map(*quantise(heads), (20, 28), "max") == level).all()
+        assert (attention_map(*quantise(heads), (20, 28), Reading()) == level).all()
 
 
 def test_a_picture_smaller_than_a_cell_has_one(photo):

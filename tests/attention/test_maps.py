@@ -100,13 +100,13 @@ def test_a_constant_map_stored_or_not_becomes_ones(value, seed, noise):
     draws = np.random.default_rng(seed).random((2, 5, 4))
     heads = (value * (1 - noise / 255 * draws)).astype(np.float32)  # up to one stored step of noise
     assert (maps.normalise(heads[0]) == 1).all()
-    assert (maps.attention_map(*maps.quantise(heads), (11, 9), 0) == 255).all()
+    assert (maps.attention_map(*maps.quantise(heads), (11, 9), maps.Reading(0)) == 255).all()
 
 
 def test_two_stored_steps_are_content():
     heads = np.full((1, 4, 4), 255, np.uint8)
     heads[0, 0, 0] = 253
-    attention = maps.attention_map(heads, np.ones(1, np.float32), (4, 4), "max")
+    attention = maps.attention_map(heads, np.ones(1, np.float32), (4, 4), maps.Reading())
     assert attention[0, 0] == 0 and attention.sum() == 15 * 255
 
 
@@ -115,7 +115,7 @@ def test_two_stored_steps_are_content():
 def test_flat_is_the_mean_of_the_maximum_over_the_picture_in_every_part_of_it(heads, size, each):
     stored = maps.quantise(heads)
     normal = maps.normalise(maps.aggregate(maps.dequantise(*stored), "max", each)) * heads.any()
-    attention = maps.attention_map(*stored, size, "flat", each, (1, 2, 3, 4))
+    attention = maps.attention_map(*stored, size, maps.Reading("flat", each), (1, 2, 3, 4))
     assert attention.shape == (3, 4, 1)
     assert np.ptp(attention) == 0
     assert abs(attention[0, 0, 0] - 255 * normal.mean(dtype=np.float64)) <= 0.501
@@ -126,7 +126,8 @@ def test_flat_has_the_diffused_fraction_of_the_photographs_own_map():
     photo = np.ascontiguousarray(data.astronaut()[::4, ::4])
     stored = maps.quantise(edges(photo, (16, 16))[None])
     own, flat = (
-        jnp.asarray(maps.attention_map(*stored, (128, 128), how) / 255) for how in ("max", "flat")
+        jnp.asarray(maps.attention_map(*stored, (128, 128), maps.Reading(how)) / 255)
+        for how in ("max", "flat")
     )
     fractions = [float(diffused_fraction(a, 0.0)) for a in (own, flat)]
     assert 0.1 < fractions[0] < 0.5
@@ -147,7 +148,7 @@ def test_without_attention_every_pixel_is_diffused_for_the_lower_bound(
     grid, size, how, lower_bound, total
 ):
     stored = maps.quantise(np.zeros((2, *grid), np.float32))
-    attention = maps.attention_map(*stored, size, how)
+    attention = maps.attention_map(*stored, size, maps.Reading(how))
     assert attention.shape == (*size, 1) and attention.dtype == np.uint8
     assert (attention == 0).all()
     nothing = jnp.asarray(attention / 255)
@@ -156,11 +157,38 @@ def test_without_attention_every_pixel_is_diffused_for_the_lower_bound(
     assert np.ptp(steps) == 0 and abs(steps.flat[0] - total * lower_bound + 0.5) <= 0.50001
 
 
+@given(hnp.arrays(int, (1, 6, 5), elements=st.integers(0, 8)), st.floats(0.1, 0.6))
+@settings(deadline=None)
+def test_a_fraction_is_the_mean_over_the_picture(heads, fraction):
+    """Whatever the map, unless no power can give it that."""
+    stored = maps.quantise(np.float32(heads) / 8)
+    plain = maps.attention_map(*stored, (6, 5), maps.Reading()) / 255
+    attention = maps.attention_map(*stored, (6, 5), maps.Reading(fraction=fraction)) / 255
+    if plain.min() == 1:
+        np.testing.assert_allclose(attention, fraction, atol=0.003)
+    elif plain.max() == 0:
+        assert attention.max() == 0
+    else:
+        assert attention.max() == pytest.approx(1)
+        order = np.argsort(plain.ravel())
+        assert (np.diff(attention.ravel()[order]) > -0.005).all()
+        most, least = (plain > 0).mean(), (plain == 1).mean()
+        if least + 0.05 < fraction < most - 0.25 and np.ptp(plain[plain > 0]) > 0.1:
+            assert attention.mean() == pytest.approx(fraction, abs=0.02)
+
+
+def test_a_power_keeps_the_maximum_and_changes_the_shape():
+    heads = np.array([[[0.0, 0.25, 0.5, 1.0]]], np.float32)
+    stored = maps.quantise(heads)
+    attention = maps.attention_map(*stored, (1, 4), maps.Reading(power=2.0))[0, :, 0]
+    np.testing.assert_allclose(attention, [0, 255 / 16, 255 / 4, 255], atol=1)
+
+
 @given(HEADS, st.sampled_from(["max", "mean", 0]), st.booleans())
 @quick
 def test_every_map_spans_the_eight_bits_on_its_grid(heads, how, normalise_heads):
     stored = maps.quantise(heads)
-    attention = maps.attention_map(*stored, heads.shape[1:], how, normalise_heads)
+    attention = maps.attention_map(*stored, heads.shape[1:], maps.Reading(how, normalise_heads))
     assert attention.shape == (*heads.shape[1:], 1) and attention.dtype == np.uint8
     assert attention.max() == (255 if heads.any() else 0)
     if has_content(maps.aggregate(maps.dequantise(*stored), how, normalise_heads)):
@@ -176,8 +204,10 @@ def test_a_part_has_the_values_that_it_has_in_the_whole(heads, size, data):
     top, left = (data.draw(st.integers(0, extent - 1)) for extent in size)
     height = data.draw(st.integers(1, size[0] - top))
     width = data.draw(st.integers(1, size[1] - left))
-    whole = maps.attention_map(*stored, size, "max").astype(int)
-    part = maps.attention_map(*stored, size, "max", box=(top, left, height, width)).astype(int)
+    whole = maps.attention_map(*stored, size, maps.Reading()).astype(int)
+    part = maps.attention_map(*stored, size, maps.Reading(), box=(top, left, height, width)).astype(
+        int
+    )
     assert np.abs(part - whole[top : top + height, left : left + width]).max() <= 1
 
 
@@ -185,8 +215,10 @@ def test_a_part_has_the_values_that_it_has_in_the_whole(heads, size, data):
 @quick
 def test_maps_flip_with_the_heads(heads, size, flip):
     stored, scale = maps.quantise(heads)
-    attention = maps.attention_map(stored, scale, size, "max").astype(int)
-    flipped = maps.attention_map(stored[(slice(None), *flip)], scale, size, "max").astype(int)
+    attention = maps.attention_map(stored, scale, size, maps.Reading()).astype(int)
+    flipped = maps.attention_map(stored[(slice(None), *flip)], scale, size, maps.Reading()).astype(
+        int
+    )
     assert np.abs(flipped - attention[flip]).max() <= 1
 
 
@@ -223,7 +255,7 @@ def test_resizing_is_keys_cubic_interpolation():
 def test_a_peak_of_one_cell_reaches_the_top_and_its_ground_stays_at_zero():
     heads = np.zeros((1, 8, 8), np.float32)
     heads[0, 3, 5] = 0.02
-    attention = maps.attention_map(*maps.quantise(heads), (64, 64), "max")[..., 0]
+    attention = maps.attention_map(*maps.quantise(heads), (64, 64), maps.Reading())[..., 0]
     row, column = np.unravel_index(attention.argmax(), attention.shape)
     assert row // 8 == 3 and column // 8 == 5
     assert (attention[:8] == 0).all() and (attention == 0).mean() > 0.8
@@ -232,6 +264,6 @@ def test_a_peak_of_one_cell_reaches_the_top_and_its_ground_stays_at_zero():
 def test_a_photograph_keeps_its_order_of_places():
     photo = np.ascontiguousarray(data.astronaut()[::4, ::4])
     heads = edges(photo, (16, 16))[None]
-    attention = maps.attention_map(*maps.quantise(heads), (128, 128), "max")[..., 0]
+    attention = maps.attention_map(*maps.quantise(heads), (128, 128), maps.Reading())[..., 0]
     cells = attention.reshape(16, 8, 16, 8).mean((1, 3))
     assert np.corrcoef(cells.ravel(), heads.ravel())[0, 1] > 0.99

@@ -27,7 +27,7 @@ from yoda_jax.training.sharding import use_all_cpu_cores
 from yoda_jax.upscaler import Sampling, Upscaler
 
 # Of the functions of `frames`: what is done for each step, and for each batch of tiles in it.
-_OUTSIDE = ("level", "seen", "taken", "placed", "advance")
+_OUTSIDE = ("level", "seen", "taken", "added", "advance")
 
 
 def timed(run: Callable) -> float:

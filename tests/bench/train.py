@@ -111,6 +111,7 @@ def input_alone(records: str, threads: int, wait: float = 0.0) -> tuple[float, f
     With `wait` decoding takes neither core nor interpreter for so many seconds, as on a core of its
     own: what remains is at least what threads cannot share.
     """
+    from yoda_jax.attention.maps import Reading
     from yoda_jax.data.batches import Batches
     from yoda_jax.data.records import FEATURES, Records
     from yoda_jax.prefetch import prefetch
@@ -125,7 +126,8 @@ def input_alone(records: str, threads: int, wait: float = 0.0) -> tuple[float, f
         time.sleep(wait)
         return decoded[key]
 
-    batches = Batches(Records(records), batch_size=BATCH, seed=0, aggregate="max", threads=threads)
+    asked = {"batch_size": BATCH, "seed": 0, "reading": Reading(), "threads": threads}
+    batches = Batches(Records(records), **asked)
     with patch.object(encoding, "decode_example_np", waiting if wait else decode):
         for step in range(-(-len(batches.examples) // BATCH) if wait else 1):
             batches(step)

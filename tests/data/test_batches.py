@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yoda_jax.attention.maps import attention_map
+from yoda_jax.attention.maps import Reading, attention_map
 from yoda_jax.data.batches import Batches, epoch_order, maps, spread, whole
 from yoda_jax.errors import UserError
 from yoda_jax.prefetch import prefetch
@@ -37,7 +37,7 @@ EXAMPLES = [marked(i) for i in range(10)]
 
 
 def make(examples=EXAMPLES, **settings):
-    settings = {"batch_size": 4, "seed": 0, "aggregate": "max", "threads": 2, **settings}
+    settings = {"batch_size": 4, "seed": 0, "reading": Reading(), "threads": 2, **settings}
     return Batches(examples, **settings)
 
 
@@ -60,7 +60,7 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(a[key], b[key])
 
 
-def assert_aligned(batch, aggregate="max", normalise_heads=False):
+def assert_aligned(batch, reading=Reading()):  # noqa: B008
     """lr and attention show the same places of the same example as hr's marks."""
     for hr, lr, attention in zip(batch["hr"], batch["lr"], batch["attention"], strict=True):
         height, width = hr.shape[:2]
@@ -68,9 +68,7 @@ def assert_aligned(batch, aggregate="max", normalise_heads=False):
         np.testing.assert_array_equal(lr, blocks.min(axis=(1, 3)))
         example = EXAMPLES[int(hr[0, 0, 2])]
         top, left = example["place"][:2]
-        on_picture = attention_map(
-            example["attention"], example["attention_scale"], WHOLE, aggregate, normalise_heads
-        )
+        on_picture = attention_map(example["attention"], example["attention_scale"], WHOLE, reading)
         there = on_picture[top + hr[..., 0], left + hr[..., 1]]
         # Pillow places the rectangle's weights in another rounding.
         np.testing.assert_allclose(attention.astype(int), there.astype(int), atol=1)
@@ -133,16 +131,16 @@ def test_processes_together_make_the_batch_of_one(count, patch):
 
 
 @pytest.mark.parametrize("patch", [0, 16])
-@pytest.mark.parametrize(("aggregate", "normalise"), [("max", False), ("mean", True), ("1", False)])
-def test_flips_and_crops_move_everything_together(patch, aggregate, normalise):
-    batches = make(batch_size=20, patch=patch, aggregate=aggregate, normalise_heads=normalise)
+@pytest.mark.parametrize("reading", [Reading(), Reading("mean", True), Reading("1", fraction=0.3)])
+def test_flips_and_crops_move_everything_together(patch, reading):
+    batches = make(batch_size=20, patch=patch, reading=reading)
     batch = batches(0)
     height, width = (patch, patch) if patch else (HEIGHT, WIDTH)
     assert batch["hr"].shape == (20, height, width, 3)
     assert batch["lr"].shape == (20, height // SCALE, width // SCALE, 3)
     assert batch["attention"].shape == (20, height, width, 1)
     assert 0 < flipped(batch).sum() < 20
-    assert_aligned(batch, aggregate, normalise)
+    assert_aligned(batch, reading)
 
 
 def test_crops_reach_every_place_alike_and_flips_half():
@@ -167,7 +165,7 @@ def test_seeds_differ_in_order_flips_and_crops():
 
 
 def test_whole_gives_the_examples_as_they_are():
-    batch = whole(EXAMPLES, [7, 2, 2], "max")
+    batch = whole(EXAMPLES, [7, 2, 2], Reading())
     np.testing.assert_array_equal(batch["hr"], [EXAMPLES[i]["hr"] for i in (7, 2, 2)])
     np.testing.assert_array_equal(batch["lr"], [EXAMPLES[i]["lr"] for i in (7, 2, 2)])
     assert_aligned(batch)
@@ -184,7 +182,7 @@ def test_pictures_of_two_sizes_need_a_patch():
     with pytest.raises(UserError, match=r"\(32, 48\), \(40, 48\).*data\.patch"):
         make(mixed)(0)
     with pytest.raises(UserError, match=r"data\.patch"):
-        whole(mixed, [0, 1], "max")
+        whole(mixed, [0, 1], Reading())
     assert make(mixed, patch=32)(0)["hr"].shape == (4, 32, 32, 3)
 
 
@@ -221,6 +219,6 @@ def test_spread_takes_the_centres_of_equal_stretches(count, length):
 
 def test_maps_are_those_of_the_batches():
     indices = [7, 0, 3]
-    for how in (("max", False), (1, True)):
-        expected = whole(EXAMPLES, indices, *how)["attention"]
-        np.testing.assert_array_equal(maps(EXAMPLES, indices, *how), expected)
+    for reading in (Reading(), Reading(1, True)):
+        expected = whole(EXAMPLES, indices, reading)["attention"]
+        np.testing.assert_array_equal(maps(EXAMPLES, indices, reading), expected)

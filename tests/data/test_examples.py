@@ -8,7 +8,7 @@ from PIL import Image
 from skimage import data
 
 from yoda_jax.attention.classical import edges
-from yoda_jax.attention.maps import attention_map, dequantise
+from yoda_jax.attention.maps import Reading, attention_map, dequantise
 from yoda_jax.data.batches import cut
 from yoda_jax.data.degrade import downsample, fit
 from yoda_jax.data.examples import Preparation, attention_input, examples, prepare
@@ -128,17 +128,17 @@ def test_attention_looks_once_at_the_whole_lr_picture():
         assert np.abs(stored - exact).max() <= exact.max() / 510 * 1.001
 
 
-@pytest.mark.parametrize(("aggregate", "normalise"), [("max", False), ("mean", True), (1, False)])
-def test_attention_of_a_tile_is_its_part_of_the_whole_map(aggregate, normalise):
+@pytest.mark.parametrize(
+    "reading", [Reading(), Reading("mean", True), Reading(1), Reading(power=1.5)]
+)
+def test_attention_of_a_tile_is_its_part_of_the_whole_map(reading):
     """A quiet tile stays quiet: it is not normalised by its own maximum."""
     tiles = cut_up("coffee", PHOTO, TILES)
-    whole = attention_map(
-        tiles[0]["attention"], tiles[0]["attention_scale"], (100, 148), aggregate, normalise
-    )
+    whole = attention_map(tiles[0]["attention"], tiles[0]["attention_scale"], (100, 148), reading)
     maxima = []
     for tile in tiles:
         y, x = tile["place"][:2]
-        attention = cut(tile, aggregate, normalise)["attention"]
+        attention = cut(tile, reading)["attention"]
         np.testing.assert_allclose(
             attention.astype(int), whole[y : y + 32, x : x + 32].astype(int), atol=1
         )

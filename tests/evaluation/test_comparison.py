@@ -7,6 +7,7 @@ import pytest
 from etils import epath
 from skimage import data
 
+from yoda_jax.attention.maps import Reading
 from yoda_jax.data.examples import Preparation, examples, prepare
 from yoda_jax.data.held_out import HeldOut
 from yoda_jax.data.records import Records, shard_path, write_manifest, write_shard
@@ -50,7 +51,7 @@ def records(tmp_path_factory):
 
 
 def compared(records, batch_size, count=11, sheet=4):
-    held_out = HeldOut(records, count, batch_size, "max", False)
+    held_out = HeldOut(records, count, batch_size, Reading())
     return Comparison(held_out, Measure(0, "pil", tiles=True), make_mesh(), sheet)
 
 
@@ -111,7 +112,7 @@ def test_sheet_holds_what_was_shown_whatever_came_first(comparison, records):
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_processes_share_the_batches_out(records, processes):
-    held_out = HeldOut(records, 11, 4, "max", False)
+    held_out = HeldOut(records, 11, 4, Reading())
     found = [list(held_out.batches(i, processes)) for i in range(processes)]
     assert {len(batches) for batches in found} == {3}
     counted = sorted(int(i) for batches in found for ids, ok, _ in batches for i in ids[ok])

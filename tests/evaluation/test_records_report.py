@@ -6,6 +6,7 @@ from PIL import Image
 from skimage import data
 
 from configs import default
+from yoda_jax.attention.maps import Reading
 from yoda_jax.data.batches import whole
 from yoda_jax.data.records import Records
 from yoda_jax.evaluation.records_report import Masking, _whole_picture, diffused_fractions
@@ -35,10 +36,10 @@ def made(tmp_path_factory):
 
 def test_diffused_fraction_is_that_of_the_examples(made):
     found = Records(made[1])
-    attention = whole(found, range(len(found)), "max")["attention"] / 255
+    attention = whole(found, range(len(found)), Reading())["attention"] / 255
     for bound in (0.05, 0.3):  # of today, whatever it was when the records were made
         expected = np.minimum(attention + bound, 1).mean(axis=(1, 2, 3))
-        fractions = diffused_fractions(Masking("max", False, bound), found)
+        fractions = diffused_fractions(Masking(Reading(), bound), found)
         np.testing.assert_allclose(fractions, expected, rtol=1e-5)
     assert 0.1 < expected.min() < expected.max() <= 1
 
@@ -49,7 +50,7 @@ def test_uniform_attention_diffuses_everything(made, tmp_path):
     precompute.run(config, str(tmp_path))
     for split in ("train", "eval"):
         records = Records(tmp_path / "records" / split)
-        fractions = diffused_fractions(Masking("max", False, config.mask.lower_bound), records)
+        fractions = diffused_fractions(Masking(Reading(), config.mask.lower_bound), records)
         assert (fractions == 1).all()
 
 

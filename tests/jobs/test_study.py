@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from configs import attention_study, batch_study, demo
+from yoda_jax.attention.maps import Reading
 from yoda_jax.configuration import build
 from yoda_jax.configuration import fields as checks
 from yoda_jax.data.batches import maps, spread
@@ -167,7 +168,7 @@ def test_lower_bound_reaches_the_fraction(done, fraction):
     config = configuration(**{"data.records": str(folder)})
     bound = study.lower_bound(config, fraction)
     records = build.records(config, Run("."), "eval")
-    attention = maps(records, spread(8, len(records)), "max", False) / 255
+    attention = maps(records, spread(8, len(records)), Reading()) / 255
     assert np.clip(attention + bound, 0, 1).mean() == pytest.approx(fraction, abs=2e-4)
 
 

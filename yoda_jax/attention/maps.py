@@ -3,6 +3,8 @@
 Runs on the host in the input threads, hence NumPy and Pillow only.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
@@ -13,6 +15,21 @@ from yoda_jax.errors import UserError
 # the stored 8 bits (1/255) is rounding, two are content.
 CONSTANT = 1.5 / 255
 AGGREGATES = ("max", "mean", "flat")  # or the index of a head
+_POWERS = 1 / 64, 64.0  # among which one is looked for
+
+
+class Reading(NamedTuple):
+    """How A is read from the heads of a picture.
+
+    aggregate and normalise_heads as `aggregate` takes them. A is raised to `power`, which leaves
+    its maximum at 1 and changes its shape; a `fraction` above 0 is the mean that it shall have over
+    the picture, and each picture gets the power for it.
+    """
+
+    aggregate: str | int = "max"
+    normalise_heads: bool = False
+    power: float = 1.0
+    fraction: float = 0.0
 
 
 def quantise(
@@ -102,24 +119,39 @@ def attention_map(
     heads_u8: UInt8[np.ndarray, "N h w"],
     scale: Float32[np.ndarray, " N"],
     size: tuple[int, int],
-    how: str | int,
-    normalise_heads: bool = False,
+    reading: Reading,
     box: tuple[int, int, int, int] | None = None,
 ) -> UInt8[np.ndarray, "H W 1"]:
     """A of a picture of `size` = (H, W), or of its part `box`, in 8 bits (255 = 1.0).
 
-    Normalised on the grid and then resized, so that a part of a picture has the values it has in
-    the whole. A constant map is 255 everywhere, one of zeros 0. "flat" replaces A by its mean over
-    the picture: as much diffusion, but equally long everywhere. `box` as in `resize`; raises
-    UserError as `aggregate`.
+    Normalised and shaped on the grid and then resized, so that a part of a picture has the values
+    it has in the whole. A constant map is 255 everywhere (or the fraction asked for), one of zeros
+    0. "flat" replaces A by its mean over the picture: as much diffusion, but equally long
+    everywhere. `box` as in `resize`; raises UserError as `aggregate`.
     """
     if heads_u8.any():
+        how, normalise_heads = reading.aggregate, reading.normalise_heads
         attention = normalise(aggregate(dequantise(heads_u8, scale), how, normalise_heads))
+        attention = _shaped(attention, reading)
     else:
         attention = np.zeros(heads_u8.shape[1:], np.float32)
-    if how == "flat":
+    if reading.aggregate == "flat":
         attention = np.full_like(attention, attention.mean())
     return np.rint(255 * resize(attention, size, box)).astype(np.uint8)[..., None]
+
+
+def _shaped(attention: Float32[np.ndarray, "h w"], reading: Reading) -> Float32[np.ndarray, "h w"]:
+    """A to a power: the one given, or by bisection that which gives A the mean asked for."""
+    if not reading.fraction:
+        return attention if reading.power == 1 else attention ** np.float32(reading.power)
+    if attention.min() == 1:  # of a constant map
+        return np.full_like(attention, reading.fraction)
+    low, high = np.log(_POWERS)
+    for _ in range(20):  # the mean falls with the power
+        middle = (low + high) / 2
+        above = (attention ** np.float32(np.exp(middle))).mean() > reading.fraction
+        low, high = (middle, high) if above else (low, middle)
+    return attention ** np.float32(np.exp(high))
 
 
 def _is_constant(attention: Float32[np.ndarray, "H W"]) -> bool:

@@ -57,8 +57,7 @@ def batches(config: ConfigDict, examples: Records, index: int, count: int) -> Ba
         examples,
         batch_size=config.train.batch_size,
         seed=config.seed,
-        aggregate=config.attention.aggregate,
-        normalise_heads=config.attention.normalise_heads,
+        reading=inference.reading(config),
         patch=config.data.patch,
         flip=config.data.flip,
         process_index=index,
@@ -69,9 +68,9 @@ def batches(config: ConfigDict, examples: Records, index: int, count: int) -> Ba
 
 def held_out(config: ConfigDict, run: Run, count: int, batch_size: int) -> HeldOut:
     """At most `count` held-out examples, in batches of at least that size that devices share."""
-    devices, c = sharding.make_mesh().size, config.attention
+    devices = sharding.make_mesh().size
     size = -(-batch_size // devices) * devices
-    return HeldOut(records(config, run, "eval"), count, size, c.aggregate, c.normalise_heads)
+    return HeldOut(records(config, run, "eval"), count, size, inference.reading(config))
 
 
 def measure(config: ConfigDict) -> Measure:

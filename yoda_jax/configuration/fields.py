@@ -66,7 +66,7 @@ _RANGES = {
     ).split(),
     (0, 1): (
         "mask.lower_bound mask.truncate diffusion.eta diffusion.beta_start diffusion.beta_end "
-        "model.dropout train.ema_decay study.diffused"
+        "model.dropout train.ema_decay study.diffused attention.fraction"
     ).split(),
 }
 _LAST_SEED = 2**31 - 2  # the next one's seed is used as well, and JAX takes 31 bits
@@ -204,6 +204,10 @@ def _validate_attention(config: ConfigDict) -> None:
         of = f"one of the {heads} heads of {source}, from 0 on"
         expected = f"be {', '.join(AGGREGATES)} or the index of {of}"
         _refuse("attention.aggregate", expected, repr(how))
+    power, fraction = config.attention.power, config.attention.fraction
+    if power <= 0 or fraction and power != 1:
+        expected = "be 1 where attention.fraction looks for it" if fraction else "be above 0"
+        _refuse("attention.power", expected, power)
     if source in CLASSICAL:
         return
     if not weights:

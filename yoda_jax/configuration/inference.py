@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from yoda_jax.attention.classical import CLASSICAL, ClassicalAttention
 from yoda_jax.attention.dino import BackboneAttention
+from yoda_jax.attention.maps import Reading
 from yoda_jax.diffusion.formulation import FORMULATIONS
 from yoda_jax.diffusion.mask import Mask
 from yoda_jax.diffusion.schedule import SCHEDULES
@@ -108,3 +109,9 @@ def attention(config: ConfigDict) -> Attention:
         return ClassicalAttention(c.source, c.cell, config.data.threads)
     backbone, params = load_backbone(c.source, weights_file(config))
     return BackboneAttention(backbone, params, c.batch_size)
+
+
+def reading(config: ConfigDict) -> Reading:
+    """How A is read from the heads of a picture."""
+    c = config.attention
+    return Reading(c.aggregate, c.normalise_heads, c.power, c.fraction)

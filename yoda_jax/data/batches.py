@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import UInt8
 
-from yoda_jax.attention.maps import attention_map
+from yoda_jax.attention.maps import Reading, attention_map
 from yoda_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -39,8 +39,7 @@ class Batches:
         *,
         batch_size: int,
         seed: int,
-        aggregate: str | int,
-        normalise_heads: bool = False,
+        reading: Reading,
         patch: int = 0,
         flip: bool = True,
         process_index: int = 0,
@@ -54,8 +53,7 @@ class Batches:
         self.examples = examples
         self.batch_size = batch_size
         self.seed = seed
-        self.aggregate = aggregate
-        self.normalise_heads = normalise_heads
+        self.reading = reading
         self.patch = patch
         self.flip = flip
         share = batch_size // process_count
@@ -92,7 +90,7 @@ class Batches:
                 scale * int(rng.integers((extent - self.patch) // scale + 1))
                 for extent in (height, width)
             )
-        rows = cut(example, self.aggregate, self.normalise_heads, corner, size)
+        rows = cut(example, self.reading, corner, size)
         if self.flip and rng.random() < 0.5:
             rows = {key: value[:, ::-1] for key, value in rows.items()}
         return rows
@@ -100,8 +98,7 @@ class Batches:
 
 def cut(
     example: dict,
-    aggregate: str | int,
-    normalise_heads: bool = False,
+    reading: Reading,
     corner: tuple[int, int] = (0, 0),
     size: tuple[int, int] | None = None,
 ) -> Batch:
@@ -117,8 +114,7 @@ def cut(
         example["attention"],
         example["attention_scale"],
         (picture_height, picture_width),
-        aggregate,
-        normalise_heads,
+        reading,
         (top + y, left + x, height, width),
     )
     return {
@@ -128,18 +124,16 @@ def cut(
     }
 
 
-def whole(
-    examples: Examples, indices: Sequence[int], aggregate: str | int, normalise_heads: bool = False
-) -> Batch:
+def whole(examples: Examples, indices: Sequence[int], reading: Reading) -> Batch:
     """A batch of examples by index, neither cropped nor flipped, as evaluation needs them."""
-    return stack([cut(examples[i], aggregate, normalise_heads) for i in indices])
+    return stack([cut(examples[i], reading) for i in indices])
 
 
 def maps(
-    examples: Examples, indices: Sequence[int], aggregate: str | int, normalise_heads: bool
+    examples: Examples, indices: Sequence[int], reading: Reading
 ) -> UInt8[np.ndarray, "B H W 1"]:
     """A of examples, in 8 bits."""
-    return np.stack([cut(examples[i], aggregate, normalise_heads)["attention"] for i in indices])
+    return np.stack([cut(examples[i], reading)["attention"] for i in indices])
 
 
 def spread(count: int, length: int) -> list[int]:

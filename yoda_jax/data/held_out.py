@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
+from yoda_jax.attention.maps import Reading
 from yoda_jax.data.batches import Batch, spread, whole
 from yoda_jax.data.records import Records
 
@@ -21,8 +22,7 @@ class HeldOut:
     records: Records
     count: int
     batch_size: int
-    aggregate: str | int
-    normalise_heads: bool
+    reading: Reading
 
     @functools.cached_property
     def indices(self) -> list[int]:
@@ -37,7 +37,7 @@ class HeldOut:
     def rows(self, positions: Iterable[int]) -> Batch:
         """hr, lr and attention of the examples at some positions."""
         indices = [self.indices[i] for i in positions]
-        return whole(self.records, indices, self.aggregate, self.normalise_heads)
+        return whole(self.records, indices, self.reading)
 
     def batches(
         self, process_index: int, process_count: int

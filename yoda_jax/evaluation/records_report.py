@@ -8,7 +8,7 @@ from absl import logging
 from etils import epath
 from jaxtyping import UInt8
 
-from yoda_jax.attention.maps import attention_map
+from yoda_jax.attention.maps import Reading, attention_map
 from yoda_jax.data.batches import maps, spread
 from yoda_jax.data.records import Records
 from yoda_jax.diffusion.mask import diffused_fraction
@@ -22,10 +22,9 @@ _SHEET_SIZE = 128
 
 
 class Masking(NamedTuple):
-    """How heads become a mask: `maps.attention_map`'s arguments, and the lower bound l."""
+    """How heads become a mask: how A is read from them, and the lower bound l."""
 
-    aggregate: str
-    normalise_heads: bool
+    reading: Reading
     lower_bound: float
 
 
@@ -59,7 +58,7 @@ def report(masking: Masking, split: str, folder: epath.Path, how: str) -> None:
 def diffused_fractions(masking: Masking, records: Records) -> np.ndarray:
     """E[min(1, A + l)] of at most 256 examples spread over the records."""
     indices = spread(_SUMMARISED, len(records))
-    attention = maps(records, indices, masking.aggregate, masking.normalise_heads)
+    attention = maps(records, indices, masking.reading)
     return np.asarray(diffused_fraction(jnp.asarray(attention / 255), masking.lower_bound))
 
 
@@ -105,8 +104,8 @@ def _maps(
     heads, scale, size = example["attention"], example["attention_scale"], photo.shape[:2]
     columns = {"photo": photo}
     for i in range(len(heads)):
-        columns[f"head {i}"] = attention_map(heads, scale, size, i)
-    a = attention_map(heads, scale, size, masking.aggregate, masking.normalise_heads)
+        columns[f"head {i}"] = attention_map(heads, scale, size, Reading(i))
+    a = attention_map(heads, scale, size, masking.reading)
     columns["A"] = a
     return columns | {
         label: mask[0] for label, mask in mask_columns(a[None], masking.lower_bound).items()

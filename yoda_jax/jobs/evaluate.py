@@ -105,6 +105,8 @@ def _whole(config: ConfigDict, where: Run, weights: Weights, against: str | None
                 order, others = [_BICUBIC, other, label], [_BICUBIC, other]
             measured[name] = Measured(rows, order, {label: others})
         shown = _comparisons(config, sets, folder, label, one.hr)
+        curves = where.folder / "sweep/curves.png"  # of mode sweep
+        drawn = {"Quality against seconds": curves.read_bytes()} if curves.exists() else {}
         facts = {
             "protocol": whole_report.protocol(upscaler.scale, jax.devices()[0].device_kind),
             "sampled": build.setting(config),
@@ -112,7 +114,8 @@ def _whole(config: ConfigDict, where: Run, weights: Weights, against: str | None
             "label": label,
             "jax": jax.__version__,
         }
-        text = whole_report.write(folder, "Evaluation of whole pictures", facts, measured, shown)
+        title = "Evaluation of whole pictures"
+        text = whole_report.write(folder, title, facts, measured, shown, drawn)
         print(f"\n{facts['protocol']}.\n\n{text}\n")
         print(f"pictures {folder}\nreport   {folder / 'report.html'}")
 

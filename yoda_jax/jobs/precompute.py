@@ -62,10 +62,7 @@ def _report(config: ConfigDict, expected: dict[str, dict], folders: dict[str, ep
 
 
 def _masking(config: ConfigDict) -> records_report.Masking:
-    attention = config.attention
-    return records_report.Masking(
-        attention.aggregate, attention.normalise_heads, config.mask.lower_bound
-    )
+    return records_report.Masking(inference.reading(config), config.mask.lower_bound)
 
 
 def settings(config: ConfigDict, split: str) -> dict:

@@ -208,9 +208,9 @@ def lower_bound(config: ConfigDict, fraction: float) -> float:
 
     It may be negative: where A + l < 0 nothing is diffused, and the up-sampled LR picture stays.
     """
-    records, c = build.records(config, Run("."), "eval"), config.attention
+    records = build.records(config, Run("."), "eval")
     indices = spread(config.eval.pictures, len(records))
-    attention = maps(records, indices, c.aggregate, c.normalise_heads).ravel() / 255
+    attention = maps(records, indices, inference.reading(config)).ravel() / 255
     low, high = -1.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
