@@ -1,5 +1,6 @@
 """launch/processes.sh runs a job as processes of this machine."""
 
+import json
 import os
 import shutil
 import signal
@@ -50,6 +51,21 @@ def test_two_processes_share_out_the_pictures_of_a_folder(tmp_path):
     assert all((picture == made["a_4x.png"]).all() for picture in made.values())
     log = (tmp_path / "process-1.log").read_text()
     assert "b_4x.png" in log and "a_4x.png" not in log and "b_4x.png" not in output
+
+
+def test_two_processes_share_out_the_pictures_of_a_set(tmp_path):
+    shutil.copytree(ROOT / "tests/golden/run_before_renaming", tmp_path / "a run")
+    (tmp_path / "in").mkdir()
+    for name, left in (("a", 100), ("b", 110), ("c", 120)):
+        Image.fromarray(data.chelsea()[100:140, left : left + 40]).save(tmp_path / f"in/{name}.png")
+    arguments = [f"--config.eval.sets=S:folder:{tmp_path / 'in'}"]
+    arguments.append("--config.diffusion.sampling_steps=2")
+    process = script(tmp_path, 2, *arguments, job=["--mode=eval"])
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    found = json.loads((tmp_path / "a run/eval/sets/metrics.json").read_text())
+    assert found["sets"]["S"]["pictures"] == 3 and "S, means" in output
+    assert "S, means" not in (tmp_path / "process-1.log").read_text()
 
 
 def test_a_signal_is_passed_on_and_the_status_too(tmp_path):
