@@ -16,7 +16,7 @@ from yoda_jax.configuration import restore
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import export_weights
 from yoda_jax.runs import Run
-from yoda_jax.upscaler import Upscaler
+from yoda_jax.upscaler import Sampling, Upscaler
 
 RUN = Path(__file__).parent / "golden/run_before_renaming"  # SR3, 4x, squares of 32
 PICTURE = data.chelsea()[100:116, 120:142]  # 16 x 22
@@ -49,6 +49,14 @@ def test_a_picture_a_path_and_a_list_give_the_same(upscaler, expected, tmp_path)
     pair = upscaler([PICTURE[:10], PICTURE], steps=3)
     np.testing.assert_array_equal(pair[1], expected)
     assert pair[0].shape == (40, 88, 3)
+
+
+def test_steps_are_twenty_at_most_unless_told(upscaler):
+    config = upscaler.config.copy_and_resolve_references()
+    for trained, told, expected in ((100, None, 20), (4, None, 4), (4, 30, 30)):
+        config.diffusion.sampling_steps = trained
+        other = Upscaler(config, upscaler.params)
+        assert other.tiled(Sampling(steps=told)).method.sampling_steps == expected
 
 
 def test_grey_and_opacity_are_kept(upscaler):

@@ -42,7 +42,7 @@ _WITHOUT_SOURCE = ("show", "compile", "import", "export", "upscale")  # need no 
 # Of mode upscale, as `Sampling`: what the checkpoint says where they are left out.
 _SAMPLING = {
     "seed": (flags.DEFINE_integer, "the noise's (0)"),
-    "steps": (flags.DEFINE_integer, "steps of the chain"),
+    "steps": (flags.DEFINE_integer, "steps of the chain (at most 20)"),
     "sampler": (flags.DEFINE_string, "ddpm, ddpm_beta, ddim or multistep"),
     "mask": (flags.DEFINE_bool, "the area mask, or --nomask"),
     "lower_bound": (flags.DEFINE_float, "least share of the steps at every pixel"),

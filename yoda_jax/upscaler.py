@@ -28,15 +28,17 @@ from yoda_jax.weights import foreign
 
 Picture = Image.Image | np.ndarray | str | os.PathLike
 _HALO = 8  # pixels of the result around a tile's core: see tests/bench/README.md
+_STEPS = 20  # at most, unless told: see configs/README.md, "Does it pay?"
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How pictures are sampled; None is as the checkpoint's configuration says.
 
-    steps, sampler, spacing and eta are of the chain; mask False is the base method, True a mask
-    also on weights that were trained without; lower_bound and truncate are the mask's. tile is in
-    pixels of the result (default: the size of training), batch the tiles that are seen at once.
+    steps (where not given, 20 at most), sampler, spacing and eta are of the chain; mask False is
+    the base method, True a mask also on weights that were trained without; lower_bound and truncate
+    are the mask's. tile is in pixels of the result (default: the size of training), batch the tiles
+    that are seen at once.
     """
 
     seed: int = 0
@@ -119,6 +121,8 @@ class Upscaler:
     def tiled(self, sampling: Sampling) -> Tiled:
         """The sampler of these options."""
         config = self.config.copy_and_resolve_references()
+        chain = config.diffusion
+        chain.sampling_steps = min(chain.sampling_steps, _STEPS)
         for name, field in _FIELDS.items():
             if (value := getattr(sampling, name)) is not None:
                 group, key = field.split(".")

@@ -135,7 +135,8 @@ class _OfOne:
         # A batch of tiles is filled up, so that a large one would undo what the mask saves.
         most = _TILES * jax.local_device_count()
         batch = max(1, min(config.eval.batch_size // jax.process_count(), most))
-        self._tiled = upscaler.tiled(Sampling(batch=batch))
+        steps = config.diffusion.sampling_steps
+        self._tiled = upscaler.tiled(Sampling(batch=batch, steps=steps))
         self._measure = WholeMeasure(upscaler.scale, config.data.resampling)
         self._sampled = {
             "step": weights.step,
