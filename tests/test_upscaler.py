@@ -59,6 +59,15 @@ def test_steps_are_twenty_at_most_unless_told(upscaler):
         assert other.tiled(Sampling(steps=told)).method.sampling_steps == expected
 
 
+def test_a_late_start_is_a_constant_map(upscaler):
+    late = upscaler(PICTURE, steps=4, late_start=0.5)
+    nothing = np.zeros((64, 88, 1), np.uint8)
+    constant = upscaler(PICTURE, steps=4, attention=nothing, lower_bound=0.5)
+    np.testing.assert_array_equal(late, constant)
+    whole = upscaler(PICTURE, steps=4, late_start=1.0)
+    np.testing.assert_array_equal(whole, upscaler(PICTURE, steps=4, mask=False))
+
+
 def test_grey_and_opacity_are_kept(upscaler):
     grey = upscaler(PICTURE[..., 0], steps=1)
     assert grey.shape == (64, 88)
@@ -74,8 +83,7 @@ def test_the_seed_makes_the_noise_and_options_the_chain(upscaler, expected):
 
 
 def test_attention_may_be_given(upscaler, expected):
-    tiled = upscaler.tiled(yoda_jax.upscaler.Sampling())
-    attention = upscaler.attention(PICTURE, tiled)
+    attention = upscaler.attention(PICTURE)
     assert attention.max() > 200 > attention.min()
     np.testing.assert_array_equal(upscaler(PICTURE, attention=attention, steps=3), expected)
     full = np.full((64, 88, 1), 255, np.uint8)

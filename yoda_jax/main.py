@@ -47,6 +47,7 @@ _SAMPLING = {
     "mask": (flags.DEFINE_bool, "the area mask, or --nomask"),
     "lower_bound": (flags.DEFINE_float, "least share of the steps at every pixel"),
     "truncate": (flags.DEFINE_float, "share of the pixels that start later, with the next"),
+    "late_start": (flags.DEFINE_float, "share of the steps for the whole picture, without a map"),
     "tile": (flags.DEFINE_integer, "side of a tile in pixels of the result"),
     "batch": (flags.DEFINE_integer, "tiles at once (8)"),
 }

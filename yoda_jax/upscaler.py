@@ -37,8 +37,9 @@ class Sampling:
 
     steps (where not given, 20 at most), sampler, spacing and eta are of the chain; mask False is
     the base method, True a mask also on weights that were trained without; lower_bound and truncate
-    are the mask's. tile is in pixels of the result (default: the size of training), batch the tiles
-    that are seen at once.
+    are the mask's. late_start replaces the map: the whole picture is diffused for this share of the
+    steps. tile is in pixels of the result (default: the size of training), batch the tiles that are
+    seen at once.
     """
 
     seed: int = 0
@@ -49,6 +50,7 @@ class Sampling:
     mask: bool | None = None
     lower_bound: float | None = None
     truncate: float | None = None
+    late_start: float | None = None
     tile: int | None = None
     batch: int = 8
     sparse: bool = True
@@ -114,7 +116,7 @@ class Upscaler:
         sampling = Sampling(**options)
         tiled = self.tiled(sampling)
         if attention is None:
-            attention = self.attention(planes.colours, tiled)
+            attention = self.attention(planes.colours, sampling)
         given = (planes.colours, attention, sampling.seed, progress, watch)
         return finish(planes.enlarged(self.sampled(tiled, *given)))
 
@@ -127,6 +129,8 @@ class Upscaler:
             if (value := getattr(sampling, name)) is not None:
                 group, key = field.split(".")
                 config[group][key] = value
+        if sampling.late_start is not None:
+            config.mask.update(enabled=True, lower_bound=sampling.late_start, truncate=0.0)
         fields.validate(config, "upscale")
         mesh = make_mesh(jax.local_devices())
         network, scale = inference.network(config), config.data.scale
@@ -142,15 +146,17 @@ class Upscaler:
         return Tiled(inference.method(config), mesh, tile, halo, batch, sampling.sparse)
 
     def attention(
-        self, lr: UInt8[np.ndarray, "h w 3"], tiled: Tiled | None = None
+        self, lr: UInt8[np.ndarray, "h w 3"], sampling: Sampling | None = None
     ) -> UInt8[np.ndarray, "H W 1"]:
         """A of a picture at the result's size, by the source that the network was trained with.
 
-        Zeros where it is for a sampler without a mask, which does not read it.
+        Zeros where it is for sampling that has no use for it.
         """
         height, width = (self.scale * side for side in lr.shape[:2])
-        if tiled is not None and getattr(tiled.method, "mask", None) is None:
-            return np.zeros((height, width, 1), np.uint8)
+        if sampling is not None:
+            masked = self.config.mask.enabled if sampling.mask is None else sampling.mask
+            if not masked or sampling.late_start is not None:
+                return np.zeros((height, width, 1), np.uint8)
         c = self.config.attention
         with self._lock:
             source = self._source

@@ -56,7 +56,7 @@ def run(
     def upscale(source: Path, target: Path) -> None:
         nonlocal seconds
         planes = Planes.of_file(source, config.data.max_megapixels * 1_000_000)
-        attention = upscaler.attention(planes.colours, tiled)
+        attention = upscaler.attention(planes.colours, options)
         if seconds is None:
             seconds = tiled.seconds_a_batch(upscaler.params)
         _tell(tiled, planes, source, attention, seconds)
