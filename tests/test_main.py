@@ -3,7 +3,7 @@
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from command_line import run
+from command_line import ROOT, run
 
 from yoda_jax import main
 from yoda_jax.errors import UserError
@@ -48,6 +48,14 @@ def test_a_mistake_ends_with_one_sentence(arguments, sentence, tmp_path):
     assert message.startswith("yoda_jax: ") and sentence in message
     assert "Traceback" not in done.stderr + done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_tuples_of_a_run_can_be_set():
+    """JSON, in which checkpoints keep them, has lists alone."""
+    workdir = ROOT / "tests/golden/run_before_renaming"
+    done = run("--mode=eval", f"--workdir={workdir}", "--config.model.multipliers=(1, 0)")
+    sentence = "--config.model.multipliers must hold whole numbers from 1 on, found (1, 0)"
+    assert done.returncode == 2 and sentence in done.stderr.strip().splitlines()[-1]
 
 
 def test_show_prints_parameters_flops_and_memory(tmp_path):

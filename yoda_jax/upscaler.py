@@ -199,7 +199,7 @@ def configuration_of(source: str | os.PathLike, step: int | None = None) -> Conf
     """What a run or an exported file was trained with; raises UserError where there is none."""
     path = located(source)
     if path.is_file():
-        return ConfigDict(foreign.trained_with(path))
+        return inference.loaded(foreign.trained_with(path))
     from yoda_jax.configuration import restore  # reads checkpoints, which loads much
 
     config = restore.configuration(Run(source), step)

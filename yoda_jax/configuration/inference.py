@@ -4,6 +4,8 @@ Needs neither records nor checkpoints, so that up-scaling loads little.
 """
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -115,3 +117,17 @@ def reading(config: ConfigDict) -> Reading:
     """How A is read from the heads of a picture."""
     c = config.attention
     return Reading(c.aggregate, c.normalise_heads, c.power, c.fraction)
+
+
+def loaded(saved: Mapping[str, Any]) -> ConfigDict:
+    """A configuration as JSON has kept it, which makes lists of tuples.
+
+    They are tuples again, as the command line sets them.
+    """
+
+    def restored(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: restored(inner) for name, inner in value.items()}
+        return tuple(map(restored, value)) if isinstance(value, list | tuple) else value
+
+    return ConfigDict(restored(saved))

@@ -37,7 +37,7 @@ def configuration(run: Run, step: int | None = None) -> ConfigDict | None:
     """The configuration of a run, as it could have been given on the command line."""
     if (saved := saved_configuration(run, step)) is None:
         return None
-    return ConfigDict({k: v for k, v in saved.items() if k not in ("records", "imported")})
+    return inference.loaded({k: v for k, v in saved.items() if k not in ("records", "imported")})
 
 
 def weights(config: ConfigDict, run: Run, step: int | None = None) -> Weights:
