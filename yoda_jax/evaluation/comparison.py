@@ -76,7 +76,7 @@ class Comparison:
             start = next(starts)
 
             def progress(share: float) -> None:
-                eta.reached(start + share * size)
+                eta.reached(min(start + share * size, len(self.held_out.indices)))
                 between()
 
             return sample_rows(method, self.mesh, params, ids, rows, seed, progress)
