@@ -145,7 +145,7 @@ class Tiled:
             seen = frames.seen(yoda, steps, state[0], now)
             level = jax.device_put(frames.level(yoda, now), replicated(self.mesh))
             eps = jnp.zeros_like(state[0])
-            for i, part in enumerate(batches[: -(-needed // self.batch)]):
+            for i, part in enumerate(batches[: -(-needed // len(batches[0]))]):
                 z = self._taken(size, seen, part.corners)
                 noise = frames.estimate(yoda.network, params, z, level, kept(i, part.corners))
                 eps = self._added(eps, noise, part)
@@ -189,9 +189,10 @@ class Tiled:
         return frames.added(made, squares, tiles.corners, tiles.cores, tiles.ramps)
 
     def _batches(self, tiles: Tiles) -> list[Tiles]:
-        """Tiles in batches of one size."""
-        starts = range(0, len(tiles), self.batch)
-        return [tiles[i : i + self.batch].filled(self.batch) for i in starts]
+        """Tiles in batches of one size, which is smaller where there are fewer tiles."""
+        devices = self.mesh.size
+        size = min(self.batch, -(-len(tiles) // devices) * devices)
+        return [tiles[i : i + size].filled(size) for i in range(0, len(tiles), size)]
 
     def _padded(self, pictures: UInt8[Array, "P h w C"], scale: int) -> UInt8[Array, "P H W C"]:
         """Pictures, of LR size times `scale`, mirrored at the right and below to a tile's size."""
