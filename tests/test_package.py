@@ -106,5 +106,5 @@ def test_training_says_what_it_lacks(python, elsewhere):
         f"--workdir={workdir}",
     )
     sentence = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 2 and 'pip install "yoda_jax[train]"' in sentence
+    assert done.returncode == 2 and 'pip install -e ".[train]"' in sentence
     assert sentence.startswith("yoda_jax: ") and not workdir.exists()

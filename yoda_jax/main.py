@@ -224,7 +224,7 @@ def main() -> None:
                 raise
             _fail(
                 f"{package} is not installed, which training and evaluation need; type "
-                'pip install "yoda_jax[train]".'
+                'pip install -e ".[train]" in the checkout.'
             )
         except OSError as error:
             if error.errno not in _OF_THE_SYSTEM or not error.filename:

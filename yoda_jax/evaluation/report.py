@@ -97,8 +97,8 @@ def _tables(rows: Sequence[Row], names: Sequence[str], reference: int) -> tuple[
 def _left_out(rows: Sequence[Row], names: Sequence[str]) -> str:
     """A sentence on examples of infinite value, or nothing."""
     found = summarise(rows, names)
-    out = [f"{unit} {found[m].left_out}" for m, (unit, _) in _UNITS.items() if m in found]
-    out = [text for text in out if not text.endswith(" 0")]
+    counts = {unit: found[m].left_out for m, (unit, _) in _UNITS.items() if m in found}
+    out = [f"{unit} {count}" for unit, count in counts.items() if count]
     return f"Examples of infinite value, left out of all rows: {', '.join(out)}." if out else ""
 
 
