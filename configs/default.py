@@ -61,6 +61,7 @@ def get_config() -> ConfigDict:
 
     c.diffusion = ConfigDict()
     c.diffusion.formulation = "sr3"  # what is diffused: "sr3" the picture, "srdiff" the residual
+    c.diffusion.base = "bicubic"  # LR at HR size: "bicubic", or the picture of srdiff's "encoder"
     c.diffusion.schedule = "linear"  # linear, quad, warmup10, warmup50, const, cosine
     c.diffusion.steps = 2000  # T of training
     c.diffusion.beta_start = 1e-6  # of all but cosine, which has its own
@@ -76,12 +77,14 @@ def get_config() -> ConfigDict:
     c.model.features = 64  # width of the first level
     c.model.multipliers = (1, 2, 4, 8, 8)  # of the width, a level each
     c.model.blocks = 2  # residual blocks a level
+    c.model.skip = False  # of rrdb: around the bicubic picture, so that training begins with that
     c.model.attention_resolutions = (16,)  # sizes (of hr_size halved) with self-attention
     c.model.groups = 32  # of group normalisation
     c.model.dropout = 0.0
     c.model.encoder = ""  # of srdiff: workdir of the rrdb run that trained its encoder
     c.model.encoder_features = 0  # taken over from that run
     c.model.encoder_blocks = 0  # likewise
+    c.model.encoder_skip = False  # likewise
     c.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters are float32
     # of products of float32: default (one bfloat16 pass on a TPU, TF32 on a GPU), high or highest
     c.model.precision = "default"

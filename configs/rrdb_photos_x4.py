@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
     c.model.name = "rrdb"
     c.model.features = 32
     c.model.blocks = 8
-    c.train.steps = 40_000
+    c.model.skip = True
+    c.train.steps = 12_000
     c.data.holdout = 10
     c.data.crop = "tiles"
     c.data.resampling = "matlab"
@@ -34,6 +35,6 @@ def get_config() -> ConfigDict:
     c.train.ema_decay = 0.999
     c.train.log_every = 100
     c.train.checkpoint_every = 1000
-    c.train.eval_every = 5000
+    c.train.eval_every = 4000
     c.eval.pictures = c.eval.batch_size = 64
     return c

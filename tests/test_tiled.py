@@ -35,6 +35,9 @@ class Near(nn.Module):
     def encode(self, lr):
         return self.encoder(lr)
 
+    def enlarge(self, lr):
+        return jnp.tanh(self.encoder(lr)[..., :3].repeat(SCALE, axis=1).repeat(SCALE, axis=2))
+
     def condition(self, encoded, lr_up):
         large = encoded.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
         return jnp.concatenate([large, lr_up], axis=-1)
@@ -98,6 +101,8 @@ CHANGES = {
     "multistep": {"sampler": "multistep"},
     "residual": {"formulation": SRDIFF},
     "masked input": {"mask": Mask(network_input="masked")},
+    "encoder's picture": {"base": "encoder"},
+    "its residual": {"base": "encoder", "formulation": SRDIFF},
     "truncated": {"mask": Mask(truncate=0.1)},
     "base": {"mask": None},
 }
@@ -140,11 +145,12 @@ def test_full_attention_is_the_base_method(mesh, params, lr, attention):
     np.testing.assert_array_equal(ours, sample(base, params, lr, attention))
 
 
-def test_without_attention_and_bound_it_is_the_enlarged_picture(mesh, params, lr, attention):
-    yoda = dataclasses.replace(YODA, mask=Mask(lower_bound=0.0))
+@pytest.mark.parametrize("base", ["bicubic", "encoder"])
+def test_without_attention_and_bound_it_is_the_enlarged_picture(base, mesh, params, lr, attention):
+    yoda = dataclasses.replace(YODA, mask=Mask(lower_bound=0.0), base=base)
     sampler, nothing = tiled(mesh, yoda), np.zeros_like(attention)
     assert sampler.plan(nothing).evaluations == 0
-    lr_up = np.asarray(yoda.formulation.base(yoda._pictures(lr)[1]))
+    lr_up = np.asarray(yoda.enlarged(params, lr))
     expected = np.clip(np.rint(127.5 * (lr_up + 1)), 0, 255)
     np.testing.assert_array_equal(sample(sampler, params, lr, nothing), expected)
 

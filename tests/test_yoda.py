@@ -219,12 +219,12 @@ def test_without_attention_and_bound_the_result_is_the_upsampled_picture(params,
 def test_pictures_are_rounded_and_clipped_and_have_to_be_finite(batch):
     z = np.zeros((3, 16, 16, 3), np.float32)
     z[0, 0, 0] = [-3, 3, 100.4 / 127.5 - 1]
-    pictures, finite = YODA._finish(None, batch["lr"], z)
+    pictures, finite = YODA._finish(None, {}, batch["lr"], z)
     np.testing.assert_array_equal(pictures[0, 0, 0], [0, 255, 100])
     assert finite
     for value in (np.nan, np.inf):
         z[1, 5, 5, 0] = value
-        assert not YODA._finish(None, batch["lr"], z)[1]
+        assert not YODA._finish(None, {}, batch["lr"], z)[1]
 
 
 def test_parameters_do_not_depend_on_the_pictures_size():

@@ -35,6 +35,14 @@ def upsampled(yoda: Yoda, lr: LR) -> Frames:
 
 
 @partial(jax.jit, static_argnums=0)
+def enlarged(
+    network: nn.Module, params: Params, lr: Float[Array, "n h w 3"]
+) -> Float[Array, "n H W 3"]:
+    """The picture of a network's encoder."""
+    return network.apply({"params": params}, lr, method="enlarge")
+
+
+@partial(jax.jit, static_argnums=0)
 def start(yoda: Yoda, keys: Key[Array, "P"], lr_up: Frames, t: Int[Array, ""]) -> State:
     """The state at t, before which nothing is diffused, and no estimate yet."""
     base = yoda.formulation.base(lr_up)

@@ -38,6 +38,7 @@ JOBS = {
     "sweep": "sweep",
 }
 _OF_A_RUN = ("eval", "export", "show", "sweep")  # take a run's own configuration
+_MODEL = "photos_x4"  # that pictures are up-scaled with, unless another is named
 _WITHOUT_SOURCE = ("show", "compile", "import", "export", "upscale")  # need no pictures to be named
 # Of mode upscale, as `Sampling`: what the checkpoint says where they are left out.
 _SAMPLING = {
@@ -60,11 +61,17 @@ _TAKEN_BY = {
     "topology": ("compile",),
     "max_batch": ("compile",),
     "weights": ("upscale",),
+    "half": ("export",),
     "quality": ("upscale",),
     "trajectory": ("upscale",),
     **dict.fromkeys(_SAMPLING, ("upscale",)),
 }
-_NEEDED = {"input": "FILE", "output": "FILE", "topology": "SLICE"}
+_NEEDED = {
+    ("import", "input"): "FILE",
+    ("upscale", "input"): "FILE",
+    ("export", "output"): "FILE",
+    ("compile", "topology"): "SLICE",
+}
 # Packages of the extra [train].
 _OF_TRAINING = {
     *("clu", "google_crc32c", "matplotlib", "tensorboard", "tensorflow", "tensorflow_datasets")
@@ -81,12 +88,15 @@ _DISTRIBUTED = flags.DEFINE_string(
     "HOST:PORT,COUNT,INDEX with the address of process 0.",
 )
 flags.DEFINE_string("input", None, "Of mode import: a checkpoint file; upscale: pictures.")
-flags.DEFINE_string("output", None, "Of modes export (a .safetensors file) and upscale.")
+flags.DEFINE_string("output", None, "Of modes export and upscale (default: beside the input).")
 flags.DEFINE_string("topology", None, "Of mode compile: a slice of TPUs, as v5e:4x4.")
 flags.DEFINE_bool("max_batch", None, "Of mode compile: look for the largest batch that fits.")
 flags.DEFINE_integer("step", None, "Of modes eval, export, upscale and sweep: an older one.")
 flags.DEFINE_string("against", None, "Of mode eval with eval.sets: another run's workdir.")
-flags.DEFINE_string("weights", None, "Of mode upscale: a file that mode export wrote.")
+flags.DEFINE_string(
+    "weights", None, f"Of mode upscale: a file of mode export, or a name ({_MODEL}, the default)."
+)
+flags.DEFINE_bool("half", None, "Of mode export: in half precision.")
 flags.DEFINE_integer("quality", None, "Of mode upscale: of JPEG and WebP, 1..100 (95).", 1, 100)
 flags.DEFINE_string("trajectory", None, "Of mode upscale: a .gif of the chain.")
 for _name, (_define, _help) in _SAMPLING.items():
@@ -120,15 +130,17 @@ def _define_config(argv: Sequence[str]) -> None:
                 "a --config."
             )
         config_flags.DEFINE_config_dict("config", config)
-    elif given.mode == "upscale" and (given.weights or given.workdir):
+    elif given.mode == "upscale":
         from yoda_jax.upscaler import configuration_of
 
-        config = configuration_of(given.weights or given.workdir, given.step)
+        if not (given.weights or given.workdir):
+            flags.FLAGS.set_default("weights", _MODEL)
+        config = configuration_of(given.weights or given.workdir or _MODEL, given.step)
         config_flags.DEFINE_config_dict("config", config)
     else:
         raise UserError(
             "--config is not set; give a file, for example --config=configs/demo.py (eval, export, "
-            "show and upscale of a --workdir need none)."
+            "show and sweep of a --workdir need none, and upscale does not)."
         )
 
 
@@ -143,9 +155,7 @@ def _run(argv: Sequence[str]) -> None:
     if mode not in _WITHOUT_SOURCE and not (mode == "eval" and config.eval.sets):
         fields.require_source(config)
     options = _options(mode)
-    workdir = _WORKDIR.value or config.workdir
-    if not workdir and mode == "upscale":
-        workdir = os.fspath(Path(flags.FLAGS.weights).parent)
+    workdir = options.pop("weights", None) or _WORKDIR.value or config.workdir
     if not workdir:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         workdir = f"runs/{Path(file.partition(':')[0]).stem}"
@@ -178,8 +188,8 @@ def _options(mode: str) -> dict[str, Any]:
         value = flags.FLAGS[name].value
         if mode in modes:
             options[name] = value
-            if not value and name in _NEEDED:
-                raise UserError(f"--mode={mode} needs --{name}={_NEEDED[name]}, found none.")
+            if not value and (mode, name) in _NEEDED:
+                raise UserError(f"--mode={mode} needs --{name}={_NEEDED[mode, name]}, found none.")
             if name == "input" and value:
                 on_a_disk("--input", value)
         elif value is not None:

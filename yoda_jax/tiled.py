@@ -123,7 +123,7 @@ class Tiled:
         watch: Watch | None,
     ) -> Frames:
         yoda = self.method
-        steps, lr_up = frames.steps(yoda, attention), frames.upsampled(yoda, lr)
+        steps, lr_up = frames.steps(yoda, attention), self._enlarged(params, lr)
         encode = partial(frames.encoded, yoda.network)
         features = jax.eval_shape(encode, params, to_unit(lr)).shape[-1]
         encoded = self._by_tiles(encode, params, lr, 1, features)
@@ -156,6 +156,12 @@ class Tiled:
             if watch is not None:
                 watch(t - 1, steps, state)
         return frames.decoded(yoda, state[0], lr_up)
+
+    def _enlarged(self, params: Params, lr: LR) -> Frames:
+        if self.method.base == "bicubic":
+            return frames.upsampled(self.method, lr)
+        enlarge = partial(frames.enlarged, self.method.network)
+        return self._by_tiles(enlarge, params, lr, self.method.scale, 3)
 
     def _by_tiles(
         self,

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from PIL import Image
@@ -68,7 +69,7 @@ _FIELDS = {
 
 
 class Upscaler:
-    """Up-scales pictures: `Upscaler.load("runs/mine")("photo.jpg").save("large.png")`.
+    """Up-scales pictures: `Upscaler.load("photos_x4")("photo.jpg").save("large.png")`.
 
     A picture's result depends on itself, the weights, the seed and the options alone: neither on
     pictures beside it, nor on the order of tiles or the number of devices. Several threads may call
@@ -84,8 +85,9 @@ class Upscaler:
 
     @classmethod
     def load(cls, source: str | os.PathLike, step: int | None = None) -> Self:
-        """From the workdir of a run (its newest checkpoint, or that of a step), or a .safetensors
-        file that `--mode=export` wrote. Raises UserError for anything else.
+        """From the workdir of a run (its newest checkpoint, or that of a step), a .safetensors file
+        that `--mode=export` wrote, or the name of a model that comes with the package, "photos_x4".
+        Raises UserError for anything else.
         """
         config = configuration_of(source, step)
         return cls(config, parameters_of(config, source, step))
@@ -197,7 +199,7 @@ class Upscaler:
 
 def configuration_of(source: str | os.PathLike, step: int | None = None) -> ConfigDict:
     """What a run or an exported file was trained with; raises UserError where there is none."""
-    path = located(source)
+    path = _located(source)
     if path.is_file():
         return inference.loaded(foreign.trained_with(path))
     from yoda_jax.configuration import restore  # reads checkpoints, which loads much
@@ -205,15 +207,16 @@ def configuration_of(source: str | os.PathLike, step: int | None = None) -> Conf
     config = restore.configuration(Run(source), step)
     if config is None:
         raise UserError(
-            f"{os.fspath(source)} must be the workdir of a run that saved a checkpoint, or a "
-            ".safetensors file of --mode=export, found neither; correct the path."
+            f"{os.fspath(source)} must be the workdir of a run that saved a checkpoint, a "
+            f".safetensors file of --mode=export, or {' or '.join(foreign.MODELS)}, found none of "
+            "these; correct the path."
         )
     return config
 
 
 def parameters_of(config: ConfigDict, source: str | os.PathLike, step: int | None = None) -> Params:
     """The averaged parameters of a run or an exported file."""
-    path = located(source)
+    path = _located(source)
     if not path.is_file():
         from yoda_jax.configuration import restore
 
@@ -221,6 +224,10 @@ def parameters_of(config: ConfigDict, source: str | os.PathLike, step: int | Non
     method, found = inference.method(config), foreign.read(path, config.data.hr_size)
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), inference.lr_size(config)))
     return found.parameters(method.network, shapes)
+
+
+def _located(source: str | os.PathLike) -> epath.Path:
+    return epath.Path(foreign.model_file(source)) if source in foreign.MODELS else located(source)
 
 
 def _opened(picture: Picture) -> tuple[Planes, Callable[[Image.Image], Any]]:

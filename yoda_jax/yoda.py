@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,7 @@ from yoda_jax.pictures import Resampling, to_uint8, to_unit, upsample
 from yoda_jax.training.state import Params
 
 _PORTIONS = 10  # at most, in which a chain is run, so that the host can tell how far it is
+Base = Literal["bicubic", "encoder"]  # how LR pictures get HR size
 _State = tuple[Float[Array, "B H W 3"], Float[Array, "B H W 3"]]  # as in `sampler`
 
 
@@ -30,8 +31,8 @@ class Yoda:
     """A diffusion `Method` with the area mask around it; without one, the base method.
 
     The network has `encode(lr)` and `condition(encoded, lr_up)`, called once a picture, and
-    `__call__(z, level, condition, train)`, called each step. lr_up is made here, so training and
-    sampling share it.
+    `__call__(z, level, condition, train)`, called each step; for the base "encoder" also
+    `enlarge(lr)`. lr_up is made here, so training and sampling share it.
     """
 
     network: nn.Module
@@ -45,9 +46,11 @@ class Yoda:
     spacing: Spacing = "uniform"  # of the sampling steps among those of training
     sampler: StepperName = "ddpm"
     eta: float = 0.0  # of ddim
+    base: Base = "bicubic"
 
     def init(self, key: Key[Array, ""], lr_size: int) -> Params:
-        lr, lr_up = self._pictures(jnp.zeros((1, lr_size, lr_size, 3), jnp.uint8))
+        lr = jnp.zeros((1, lr_size, lr_size, 3))
+        lr_up = jnp.zeros((1, self.scale * lr_size, self.scale * lr_size, 3))
 
         def run(network: nn.Module) -> Array:
             return network(lr_up, jnp.ones(1), network.condition(network.encode(lr), lr_up))
@@ -70,7 +73,7 @@ class Yoda:
             noise_schedule(self.betas),
             self.formulation,
             to_unit(batch["hr"]),
-            self._pictures(batch["lr"])[1],
+            self.enlarged(params, batch["lr"]),
             _unit(batch["attention"]),
             self.mask,
             penalty=self.penalty,
@@ -83,12 +86,18 @@ class Yoda:
 
     def condition(self, params: Params, lr: LR) -> PyTree:
         """What the network needs of LR pictures, the same at all steps."""
-        lr, lr_up = self._pictures(lr)
+        lr_up = self.enlarged(params, lr)
 
         def run(network: nn.Module) -> PyTree:
-            return network.condition(network.encode(lr), lr_up)
+            return network.condition(network.encode(to_unit(lr)), lr_up)
 
         return nn.apply(run, self.network)({"params": params})
+
+    def enlarged(self, params: Params, lr: LR) -> Float[Array, "B H W 3"]:
+        """lr_up: what stands outside the mask, and what residuals are taken from; in [-1, 1]."""
+        if self.base == "bicubic":
+            return upsample(lr, self.scale, self.resampling)
+        return self.network.apply({"params": params}, to_unit(lr), method="enlarge")
 
     def sample(
         self,
@@ -110,7 +119,7 @@ class Yoda:
             state = self._advance(rows, params, condition, keys, lr, attention, state, portion)
             state[0].block_until_ready()
             progress((i + 1) / count)
-        return self._finish(rows, lr, state[0])
+        return self._finish(rows, params, lr, state[0])
 
     def diffused(self, attention: Attention) -> Float[Array, "B"]:
         if self.mask is None:
@@ -130,7 +139,7 @@ class Yoda:
         self, rows: Any, params: Params, keys: Key[Array, "B"], lr: LR
     ) -> tuple[PyTree, _State]:
         """What is computed once a picture, and the state at T."""
-        base = self.formulation.base(self._pictures(lr)[1])
+        base = self.formulation.base(self.enlarged(params, lr))
         noise = sampler.frame_noise(keys, base.shape[1:])
         state = sampler.start_state(self.schedule(), noise, base)
         return _cut(rows, (self.condition(params, lr), state))
@@ -148,7 +157,7 @@ class Yoda:
         steps: Int[Array, " N"],
     ) -> _State:
         """The state after the given steps of the chain."""
-        schedule, base = self.schedule(), self.formulation.base(self._pictures(lr)[1])
+        schedule, base = self.schedule(), self.formulation.base(self.enlarged(params, lr))
         levels = schedule.signal if self.network.continuous_level else schedule.index
 
         def denoise(z: Array, t: Array) -> Array:
@@ -163,12 +172,11 @@ class Yoda:
         return _cut(rows, state)
 
     @partial(jax.jit, static_argnums=(0, 1))
-    def _finish(self, rows: Any, lr: LR, z: Float[Array, "B H W 3"]) -> tuple[HR, Bool[Array, ""]]:
-        picture = self.formulation.decode(z, self._pictures(lr)[1])
+    def _finish(
+        self, rows: Any, params: Params, lr: LR, z: Float[Array, "B H W 3"]
+    ) -> tuple[HR, Bool[Array, ""]]:
+        picture = self.formulation.decode(z, self.enlarged(params, lr))
         return _cut(rows, to_uint8(picture)), jnp.isfinite(picture).all()
-
-    def _pictures(self, lr: LR) -> tuple[Array, Array]:
-        return to_unit(lr), upsample(lr, self.scale, self.resampling)
 
 
 def _unit(attention: Attention) -> Float[Array, "B H W 1"]:

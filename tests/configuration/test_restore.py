@@ -22,10 +22,11 @@ def configuration(name, **fields):
     config.eval.update(pictures=8, batch_size=8)
     config.model.update(name=name, features=8)
     if name == "rrdb":
-        config.mask.enabled, config.model.blocks = False, 2
+        config.mask.enabled, config.model.blocks, config.model.skip = False, 2, True
     else:
         config.model.multipliers = (1, 2)
-        config.diffusion.update(formulation="srdiff", schedule="cosine", steps=20, sampling_steps=3)
+        chain = {"schedule": "cosine", "steps": 20, "sampling_steps": 3}
+        config.diffusion.update(formulation="srdiff", base="encoder", **chain)
     config.update_from_flattened_dict(fields)
     return config
 
@@ -59,7 +60,8 @@ def trained(encoder, tmp_path_factory):
 
 
 def test_shape_comes_from_the_encoders_run(trained):
-    assert trained[1].model.encoder_features == 8 and trained[1].model.encoder_blocks == 2
+    model = trained[1].model
+    assert (model.encoder_features, model.encoder_blocks, model.encoder_skip) == (8, 2, True)
 
 
 def test_encoder_stays_as_it_was_and_has_no_moments(encoder, trained):

@@ -91,6 +91,19 @@ def test_exported_files_hold_the_configuration_of_their_run(exported, imported):
         assert found["config"] == expected
 
 
+def test_in_half_precision_it_is_half_as_large_and_rounded(exported, imported, tmp_path):
+    export_weights.run(configuration(), str(imported[0]), str(tmp_path / "half"), half=True)
+    half = tmp_path / "half.safetensors"
+    assert half.stat().st_size < 0.55 * exported[0].stat().st_size
+    for name, values in read_tensors(exported[0]).items():
+        np.testing.assert_array_equal(read_tensors(half)[name], values.astype(np.float16), name)
+
+
+def test_numbers_that_half_precision_does_not_hold_are_refused():
+    with pytest.raises(UserError, match="up to 65504, found 7e.04"):
+        export_weights._halved(np.array([1.0, -7e4]))
+
+
 def test_an_empty_workdir_exports_nothing(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
         export_weights.run(configuration(), str(tmp_path / "none"), str(tmp_path / "out" / "file"))

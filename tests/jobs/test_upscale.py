@@ -16,7 +16,7 @@ from yoda_jax.upscaler import Upscaler, configuration_of
 
 RUN = Path(__file__).parents[1] / "golden/run_before_renaming"
 CAT, CUP = data.chelsea()[100:110, 120:132], data.coffee()[100:110, 120:130, 0]
-UNSET = dict.fromkeys(("weights", "step", "quality", "trajectory"))
+UNSET = dict.fromkeys(("step", "quality", "trajectory"))
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def workdir(tmp_path_factory):
 def upscaled(workdir, source, target, **options):
     config = configuration_of(workdir)
     given = UNSET | {"sampling": {"steps": 2}} | options
-    upscale.run(config, str(workdir), str(source), str(target), **given)
+    upscale.run(config, str(workdir), str(source), target and str(target), **given)
 
 
 def names(folder):
@@ -77,6 +77,13 @@ def test_a_picture_goes_where_its_output_says(workdir, album, tmp_path):
     upscaled(workdir, album / "cat.png", tmp_path / "out")
     assert names(tmp_path / "out") == ["cat_4x.png", "large.jpg"]
     assert Image.open(tmp_path / "out/large.jpg").format == "JPEG"
+
+
+def test_without_an_output_results_lie_beside_the_pictures(workdir, album):
+    upscaled(workdir, album, None)
+    upscaled(workdir, album / "cat.png", None)
+    expected = ["in/cat.png", "in/cat_4x.png", "in/inside/cup.png"]
+    assert names(album.parent) == [*expected, "in_4x/cat_4x.png", "in_4x/inside/cup_4x.png"]
 
 
 def test_the_chain_as_a_film(workdir, album, tmp_path):
@@ -122,5 +129,3 @@ def test_the_command_with_exported_weights(workdir, album, tmp_path):
     os.remove(tmp_path / "out/cat_4x.png")
     done = run(*arguments[:2], f"--input={album}", f"--output={tmp_path / 'out'}", "--sampler=x")
     assert done.returncode == 2 and "diffusion.sampler must be one of" in done.stderr
-    done = run("--mode=upscale", f"--input={album}", f"--output={tmp_path / 'out'}")
-    assert done.returncode == 2 and "--config is not set" in done.stderr

@@ -13,6 +13,7 @@ from reference import assert_near
 from yoda_jax.diffusion.loss import masked_loss
 from yoda_jax.models import rrdb
 from yoda_jax.models.rrdb import RRDBNet
+from yoda_jax.pictures import to_unit, upsample
 from yoda_jax.weights.srdiff import reference_names
 
 # The default generator takes ten times as long to compile.
@@ -93,6 +94,19 @@ def test_pictures_of_any_size_and_aspect(scale):
     assert {path[0] for path in flatten_dict(params["params"]) if "upconv" in path[0]} == {
         f"upconv_{i}" for i in range({4: 2, 8: 3}[scale])
     }
+
+
+def test_with_a_skip_a_network_of_zeros_gives_the_bicubic_picture():
+    """Borders apart, which MATLAB's rule mirrors."""
+    net = RRDBNet(features=4, blocks=1, skip=True)
+    lr = np.random.default_rng(0).integers(0, 256, (1, 9, 11, 3), np.uint8)
+    params = jax.tree.map(
+        lambda s: np.zeros(s.shape, np.float32), shapes_of(RRDBNet(features=4, blocks=1))
+    )
+    picture = net.apply({"params": params}, to_unit(lr))
+    expected = np.clip(upsample(lr, 4, "matlab"), -1, 1)
+    inside = np.s_[:, 8:-8, 8:-8]
+    np.testing.assert_allclose(picture[inside], expected[inside], atol=1e-5)
 
 
 def test_a_checkpoint_of_the_encoder_alone_has_the_same_entries():

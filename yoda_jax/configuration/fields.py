@@ -24,6 +24,7 @@ from yoda_jax.models.networks import NETWORKS
 from yoda_jax.pictures import Resampling
 from yoda_jax.training import sharding
 from yoda_jax.weights.dino import BACKBONES
+from yoda_jax.yoda import Base
 
 _MASK = get_type_hints(Mask)
 _CHOICES = {
@@ -36,6 +37,7 @@ _CHOICES = {
     "mask.context": get_args(_MASK["context"]),
     "mask.input": get_args(_MASK["network_input"]),
     "diffusion.formulation": tuple(FORMULATIONS),
+    "diffusion.base": get_args(Base),
     "diffusion.schedule": tuple(SCHEDULES),
     "diffusion.penalty": get_args(Penalty),
     "diffusion.spacing": get_args(Spacing),
@@ -172,6 +174,9 @@ def _validate_network(config: ConfigDict) -> None:
     if mask.enabled and not network.diffuses:
         why = f"be False, since model.name={config.model.name} diffuses nothing"
         _refuse("mask.enabled", why, True)
+    if config.diffusion.base == "encoder" and "encoder" not in network.parts:
+        why = f"be bicubic, since model.name={config.model.name} has no encoder"
+        _refuse("diffusion.base", why, "encoder")
     if mask.enabled and mask.loss_norm == mask.times == "area":
         raise UserError(
             "--config.mask.loss_norm=area needs --config.mask.times=uniform, found area: divided "

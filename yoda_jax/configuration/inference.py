@@ -63,6 +63,7 @@ def method(config: ConfigDict) -> Method:
         spacing=c.spacing,
         sampler=c.sampler,
         eta=c.eta,
+        base=c.base,
     )
 
 

@@ -74,7 +74,7 @@ def with_encoder(config: ConfigDict, *runs: Run) -> ConfigDict:
 
     saved, prefix = decided(read)
     filled = config.copy_and_resolve_references()
-    for field in ("features", "blocks"):
+    for field in ("features", "blocks", "skip"):
         filled.model[f"encoder_{field}"] = saved["model"][f"{prefix}{field}"]
     if problem := inference.network(filled).problem():
         raise UserError(f"--config.model.{problem}")

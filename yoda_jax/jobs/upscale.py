@@ -30,26 +30,26 @@ _UNIT = {"darwin": 2**30}.get(sys.platform, 2**20)  # of the peak's memory in a 
 
 def run(
     config: ConfigDict,
-    workdir: str,
+    source: str,
     input: str,
-    output: str,
-    weights: str | None,
+    output: str | None,
     step: int | None,
     quality: int | None,
     trajectory: str | None,
     sampling: dict[str, Any],
 ) -> None:
-    """Up-scales a picture or the pictures below a folder, by a run or an exported file of weights.
+    """Up-scales a picture or the pictures below a folder, by what `Upscaler.load` takes as source.
 
-    A result that is there already is left alone. A picture that cannot be read is named and the
-    others go on. Raises UserError then, in the end, and before for what cannot work at all.
+    Without `output` results lie beside their pictures, those of a folder in a folder beside it.
+    One that is there already is left alone. A picture that cannot be read is named and the others
+    go on. Raises UserError then, in the end, and before for what cannot work at all.
     """
     works = _works(input, output, config.data.scale)
     if trajectory and len(works) > 1:
         raise UserError("--trajectory is of one picture, found a folder; name a picture.")
     if decided(lambda: _are_there(works)):
         return
-    upscaler = Upscaler(config, parameters_of(config, weights or workdir, step))
+    upscaler = Upscaler(config, parameters_of(config, source, step))
     options = Sampling(**sampling)
     tiled, bad, seconds = upscaler.tiled(options), [], None
 
@@ -90,14 +90,19 @@ def run(
         )
 
 
-def _works(input: str, output: str, scale: int) -> list[tuple[Path, Path]]:
+def _works(input: str, output: str | None, scale: int) -> list[tuple[Path, Path]]:
     """(picture, where its result goes) for each picture; raises UserError for wrong paths.
 
     A folder's results have the names NAME_4x.png, in folders like those of the pictures.
     """
-    source, target = Path(located(on_a_disk("--input", input))), Path(located(output))
+    source = Path(located(on_a_disk("--input", input)))
     if not source.exists():
         raise UserError(f"--input={input} must be a picture or a folder of some, found nothing.")
+    if output is None:
+        beside = source.resolve().parent
+        name = source.resolve().name
+        output = os.fspath(beside if source.is_file() else beside / f"{name}_{scale}x")
+    target = Path(located(output))
     if source.is_file():
         if not target.suffix or target.is_dir():
             target = target / f"{source.stem}_{scale}x.png"

@@ -18,7 +18,7 @@ class Network(Protocol):
     """A Flax module that makes a picture of another: at once, or of noise where it diffuses.
 
     One that does not diffuse has no `encode`, `condition` and `continuous_level`: its __call__(lr)
-    gives the HR picture.
+    gives the HR picture. One with an encoder among its parts has `enlarge(lr)`, that one's picture.
     """
 
     diffuses: ClassVar[bool]

@@ -1,13 +1,14 @@
 """The RRDB network: residual-in-residual dense blocks, SRDiff's encoder of the LR picture.
 
 Layer by layer that of the public implementations (Wang et al. 2018, ESRGAN; github.com/LeiaLi/
-SRDiff, models/diffsr_modules.py).
+SRDiff, models/diffsr_modules.py), and with `skip` around the bicubic picture, which they do not do.
 """
 
 from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
@@ -35,7 +36,10 @@ class DenseBlock(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """A 4x or 8x super-resolution network; `features_of` gives what SRDiff conditions on."""
+    """A 4x or 8x super-resolution network; `features_of` gives what SRDiff conditions on.
+
+    With `skip` it adds to the picture enlarged bicubically, so training begins with that.
+    """
 
     reduction = 1  # pictures may have any size
     diffuses = False
@@ -44,6 +48,7 @@ class RRDBNet(nn.Module):
     features: int = 64
     blocks: int = 17
     scale: int = 4
+    skip: bool = False
     dtype: DTypeLike = jnp.float32
     precision: Precision = "default"
     remat: Remat = "none"
@@ -72,6 +77,8 @@ class RRDBNet(nn.Module):
         for layer in self.upconv:
             x = _leaky(layer(doubled(x)))
         out = self.conv_last(_leaky(self.hr_conv(x)))
+        if self.skip:
+            out = out + (jax.image.resize(lr, out.shape, "cubic") + 1) / 2
         return 2 * jnp.clip(out, 0, 1) - 1
 
     def features_of(self, lr: Float[Array, "B h w 3"]) -> list[Float[Array, "B h w features"]]:

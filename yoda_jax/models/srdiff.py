@@ -48,6 +48,7 @@ class SRDiffUNet(nn.Module):
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
     encoder_features: int = 64
     encoder_blocks: int = 17
+    encoder_skip: bool = False
     scale: int = 4
     dtype: DTypeLike = jnp.float32
     precision: Precision = "default"
@@ -71,9 +72,8 @@ class SRDiffUNet(nn.Module):
 
     def setup(self) -> None:
         self.layers = Layers(uniform_init, self.dtype, self.precision, self.remat)
-        self.encoder = RRDBNet(
-            self.encoder_features, self.encoder_blocks, self.scale, self.dtype, self.precision
-        )
+        size = (self.encoder_features, self.encoder_blocks, self.scale, self.encoder_skip)
+        self.encoder = RRDBNet(*size, self.dtype, self.precision)
         self.projection = self.layers.transposed(self.features, self.scale)
 
     def encode(self, lr: Float[Array, "B h w 3"]) -> Float[Array, "B h w F"]:
@@ -82,6 +82,10 @@ class SRDiffUNet(nn.Module):
             self.encoder(lr)
         maps = jax.lax.stop_gradient(self.encoder.features_of(lr))
         return jnp.concatenate(maps[2::3], axis=-1)
+
+    def enlarge(self, lr: Float[Array, "B h w 3"]) -> Float[Array, "B H W 3"]:
+        """The encoder's own picture, in [-1, 1]."""
+        return jax.lax.stop_gradient(self.encoder(lr))
 
     def condition(
         self, encoded: Float[Array, "B h w F"], lr_up: Float[Array, "B H W 3"]

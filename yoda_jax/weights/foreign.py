@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,12 @@ from yoda_jax.weights import dino, public, strict
 from yoda_jax.weights.tensor_file import read_metadata, read_tensors
 
 METADATA = "yoda_jax"  # under which an exported file carries its configuration
+MODELS = ("photos_x4",)  # exported files that come with the package, see LICENSES.md
+
+
+def model_file(name: str) -> Path:
+    """The file of a model that comes with the package, one of MODELS."""
+    return Path(__file__).with_name(f"{name}.safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +122,7 @@ def _exported(
             scaled = tuple(size * hr_size // data["hr_size"] for size in sizes)
             settings["model.attention_resolutions"] = scaled
         settings |= {f"data.{field}": data[field] for field in ("scale", "resampling")}
-        settings["diffusion.formulation"] = diffusion["formulation"]
+        settings |= {f"diffusion.{field}": diffusion[field] for field in ("formulation", "base")}
         if NETWORKS[model["name"]].diffuses:
             for field in ("schedule", "steps", "beta_start", "beta_end"):
                 settings[f"diffusion.{field}"] = diffusion[field]
