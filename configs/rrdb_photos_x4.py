@@ -11,16 +11,8 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
-    """RRDB on crops of 64, with a learning rate that falls to 0."""
-    c = default.get_config()
-    c.workdir = "runs/rrdb_photos_x4"
-    c.mask.enabled = False
-    c.model.name = "rrdb"
-    c.model.features = 32
-    c.model.blocks = 8
-    c.model.skip = True
-    c.train.steps = 12_000
+def squares_of_photographs(c: ConfigDict) -> None:
+    """Random squares of 64x64 of photographs, and how long and fast networks learn from them."""
     c.data.holdout = 10
     c.data.crop = "tiles"
     c.data.resampling = "matlab"
@@ -28,6 +20,8 @@ def get_config() -> ConfigDict:
     c.data.hr_size = 128
     c.data.stride = 96
     c.data.patch = 64
+    c.attention.source = "edges"
+    c.train.steps = 12_000
     c.train.batch_size = 8
     c.train.learning_rate = 4e-4
     c.train.warmup_steps = 200
@@ -37,4 +31,16 @@ def get_config() -> ConfigDict:
     c.train.checkpoint_every = 1000
     c.train.eval_every = 4000
     c.eval.pictures = c.eval.batch_size = 64
+
+
+def get_config() -> ConfigDict:
+    """RRDB around the bicubic picture, with a learning rate that falls to 0."""
+    c = default.get_config()
+    squares_of_photographs(c)
+    c.workdir = "runs/rrdb_photos_x4"
+    c.mask.enabled = False
+    c.model.name = "rrdb"
+    c.model.features = 32
+    c.model.blocks = 8
+    c.model.skip = True
     return c

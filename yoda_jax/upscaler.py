@@ -159,16 +159,15 @@ class Upscaler:
             masked = self.config.mask.enabled if sampling.mask is None else sampling.mask
             if not masked or sampling.late_start is not None:
                 return np.zeros((height, width, 1), np.uint8)
-        c = self.config.attention
         with self._lock:
             source = self._source
-        seen = attention_input(lr, c.input_size, source.stride)
+        seen = attention_input(lr, inference.input_size(self.config), source.stride)
         heads, scale = quantise(next(iter(source([seen]))))
         return attention_map(heads, scale, (height, width), inference.reading(self.config))
 
     @cached_property
     def _source(self) -> inference.Attention:
-        return inference.attention(self.config)
+        return inference.attention(self.config, self.params.get("encoder"))
 
     def sampled(
         self,

@@ -106,6 +106,7 @@ def test_shares_are_within_0_and_1(name, value):
             {"model__name": "rrdb", "data__scale": 2, "mask__enabled": False},
             ["--config.data.scale=2 must be 4 or 8"],
         ),
+        ({"attention__source": "encoder"}, ["--config.attention.source", "sr3 has no encoder"]),
         ({"diffusion__base": "encoder"}, ["--config.diffusion.base", "sr3 has no encoder"]),
         ({"diffusion__sampling_steps": 2001}, ["--config.diffusion.sampling_steps=2001", "2000"]),
         (

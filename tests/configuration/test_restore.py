@@ -3,14 +3,18 @@
 import jax
 import numpy as np
 import pytest
+from skimage import data
 
 from configs import demo
 from yoda_jax.configuration import build, inference, restore
+from yoda_jax.data.batches import whole
+from yoda_jax.data.degrade import downsample
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import precompute, train
 from yoda_jax.runs import Run
 from yoda_jax.training import sharding
 from yoda_jax.training.checkpoints import Checkpoints
+from yoda_jax.upscaler import Upscaler
 
 
 def configuration(name, **fields):
@@ -113,6 +117,24 @@ def test_an_encoder_that_does_not_fit_is_refused(fields, message, encoder, train
     fields = {name: places.get(value, value) for name, value in fields.items()}
     with pytest.raises(UserError, match=message):
         restore.with_encoder(configuration("srdiff", **fields), Run(tmp_path))
+
+
+def test_attention_by_the_encoder_is_what_its_run_adds(encoder, trained, tmp_path):
+    """In records as for one's own picture, whose encoder lies in the checkpoint."""
+    fields = {"attention.source": "encoder", "model.encoder": str(encoder), "data.stride": 256}
+    config = configuration("srdiff", **fields)
+    precompute.run(config, str(tmp_path))
+    assert precompute.settings(config, "eval")["attention.weights"].startswith("sha256:")
+    nowhere = configuration("srdiff", **fields | {"model.encoder": "/nowhere"})
+    assert precompute.settings(nowhere, "eval")["attention.weights"] is None
+    record = build.records(config, Run(tmp_path), "eval")
+    found = whole(record, [0], inference.reading(config))["attention"][0]
+    filled = restore.with_encoder(config, Run(tmp_path))
+    upscaler = Upscaler(filled, {"encoder": restore.encoder(filled)})
+    picture = getattr(data, record[0]["name"].partition(".")[0])()
+    seen = upscaler.attention(downsample(picture, 4, "matlab"))
+    assert seen.std() > 10
+    np.testing.assert_array_equal(found, seen[:32, :32])
 
 
 def test_a_run_tells_its_own_configuration(trained):

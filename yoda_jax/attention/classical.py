@@ -27,7 +27,7 @@ BANDWIDTH = 1 / 32
 
 def edges(picture: UInt8[np.ndarray, "H W 3"], grid: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
     """Gradient magnitude of the luminance, smoothed by a Gaussian of sigma BANDWIDTH."""
-    return _area_mean(gaussian_filter(_gradient(picture), _bandwidth(picture)), grid)
+    return area_mean(gaussian_filter(_gradient(picture), _bandwidth(picture)), grid)
 
 
 def sift_density(
@@ -42,7 +42,7 @@ def sift_density(
     with contextlib.suppress(RuntimeError):  # how scikit-image reports that there is no keypoint
         detector.detect(rgb2gray(picture))
         np.add.at(count, tuple(detector.keypoints.T), 1)
-    return _area_mean(gaussian_filter(count, _bandwidth(picture)), grid)
+    return area_mean(gaussian_filter(count, _bandwidth(picture)), grid)
 
 
 def entropy(
@@ -56,7 +56,7 @@ def entropy(
     magnitude = _gradient(picture)
     levels = np.rint(magnitude * (255 / (magnitude.max() or 1))).astype(np.uint8)
     radius = max(1, round(_bandwidth(picture)))
-    return _area_mean(rank.entropy(levels, disk(radius)), grid)
+    return area_mean(rank.entropy(levels, disk(radius)), grid)
 
 
 def uniform(
@@ -135,9 +135,7 @@ def _bandwidth(picture: UInt8[np.ndarray, "H W 3"]) -> float:
     return BANDWIDTH * min(picture.shape[:2])
 
 
-def _area_mean(
-    dense: Float[np.ndarray, "H W"], grid: tuple[int, int]
-) -> Float32[np.ndarray, "h w"]:
+def area_mean(dense: Float[np.ndarray, "H W"], grid: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
     """Mean of `dense` over each cell of the grid; where cells cut pixels, each pixel is in one.
 
     A picture without detail gives ones, hence the plain base method.

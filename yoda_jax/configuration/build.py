@@ -153,6 +153,6 @@ def preparation(config: ConfigDict, attention_stride: int) -> Preparation:
         stride=c.stride,
         scale=c.scale,
         resampling=c.resampling,
-        attention_input=config.attention.input_size,
+        attention_input=inference.input_size(config),
         attention_stride=attention_stride,
     )

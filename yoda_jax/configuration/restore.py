@@ -1,10 +1,12 @@
 """What runs have saved, for a configuration: its own fields, weights, and a trained encoder."""
 
 import dataclasses
+import hashlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -103,17 +105,40 @@ def _of_encoder(config: ConfigDict) -> dict:
     return saved
 
 
+def encoder(config: ConfigDict) -> Params:
+    """The parameters of the run that trained the encoder, model.encoder, on every device."""
+    method, where = inference.method(config), sharding.replicated(sharding.make_mesh())
+    size = inference.lr_size(config)
+    shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), size))["encoder"]
+    return _of_run(config, sharding.placed(shapes, jax.tree.map(lambda _: where, shapes)))
+
+
+def encoder_digest(config: ConfigDict) -> str | None:
+    """A hash of these parameters; None where the run is not at hand."""
+    if not config.model.encoder or saved_configuration(Run(config.model.encoder)) is None:
+        return None
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(encoder(with_encoder(config))):
+        digest.update(np.asarray(leaf).tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _of_run(config: ConfigDict, abstract: Params) -> Params:
+    run = Run(config.model.encoder)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        found, step = checkpoints.restore_weights(abstract), checkpoints.latest()
+    logging.info("encoder from step %d of %s", step, run)
+    return found
+
+
 def put_encoder(config: ConfigDict, state: TrainState) -> TrainState:
     """A new state with the encoder's parameters from the run that trained it, if it has one."""
     if "encoder" not in state.params:
         return state
-    drawn, run = state.params["encoder"], Run(config.model.encoder)
-    abstract = sharding.placed(drawn, jax.tree.map(lambda x: x.sharding, drawn))
-    with Checkpoints(run.checkpoints) as checkpoints:
-        encoder, step = checkpoints.restore_weights(abstract), checkpoints.latest()
-    logging.info("encoder from step %d of %s", step, run)
-    state = dataclasses.replace(state, params={**state.params, "encoder": encoder})
+    drawn = state.params["encoder"]
+    trained = _of_run(config, sharding.placed(drawn, jax.tree.map(lambda x: x.sharding, drawn)))
+    state = dataclasses.replace(state, params={**state.params, "encoder": trained})
     if state.ema is None:
         return state
-    copies = jax.tree.map(jnp.copy, encoder)
+    copies = jax.tree.map(jnp.copy, trained)
     return dataclasses.replace(state, ema={**state.ema, "encoder": copies})

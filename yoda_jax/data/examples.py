@@ -20,7 +20,7 @@ class Preparation:
     crop "fit" scales the shorter side to hr_size and cuts the centre (faces); "tiles" keeps the
     picture's scale and cuts squares of hr_size at every stride (photographs). The attention input
     is the up-sampled LR picture: its shorter side measures attention_input pixels, the other is a
-    multiple of attention_stride (see attention_input).
+    multiple of attention_stride (see attention_input). With attention_input 0 it is the LR picture.
     """
 
     crop: Literal["fit", "tiles"]
@@ -92,10 +92,13 @@ def attention_input(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The LR picture, bicubically scaled so that its shorter side has the given length.
 
-    The longer side becomes a multiple of the stride in steps of at least an eighth of the shorter
-    one, so that pictures of many shapes make inputs of few, and at most four times as long; the
-    picture is stretched a little accordingly. With stride 1 it keeps its shape.
+    With length 0 it stays as it is. The longer side becomes a multiple of the stride in steps of at
+    least an eighth of the shorter one, so that pictures of many shapes make inputs of few, and at
+    most four times as long; the picture is stretched a little accordingly. With stride 1 it keeps
+    its shape.
     """
+    if shorter_side == 0:
+        return lr
     sides = np.array(lr.shape[:2])
     step = stride * max(1, shorter_side // stride // 8) if stride > 1 else 1
     excess = shorter_side * (sides / sides.min() - 1)

@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from yoda_jax.configuration import build, fields, inference
+from yoda_jax.configuration import build, fields, inference, restore
 from yoda_jax.data import contents, inventory
 from yoda_jax.data.catalogue import Load
 from yoda_jax.data.decode import silent_decoders
@@ -43,11 +43,18 @@ def run(config: ConfigDict, workdir: str, splits: Sequence[str] = SPLITS) -> Non
         together(lambda: _report(config, expected, folders) if is_first() else None)
         return
     sources = together(lambda: _same_sources(config, plans))
-    attention = together(lambda: inference.attention(config))
+    attention = together(lambda: _attention(config))
     for split, plan in plans.items():
         _write_split(
             config, split, sources[split], folders[split], plan, expected[split], attention
         )
+
+
+def _attention(config: ConfigDict) -> inference.Attention:
+    if config.attention.source != inference.ENCODER:
+        return inference.attention(config)
+    config = restore.with_encoder(config)
+    return inference.attention(config, restore.encoder(config))
 
 
 def _report(config: ConfigDict, expected: dict[str, dict], folders: dict[str, epath.Path]) -> None:
@@ -82,6 +89,8 @@ def settings(config: ConfigDict, split: str) -> dict:
         "attention.input_size": attention.input_size,
         **inference.attention_settings(config),
     }
+    if attention.source == inference.ENCODER:
+        settings["attention.weights"] = restore.encoder_digest(config)
     if data.eval:  # then neither split depends on the other's source
         del settings["data.eval" if split == "train" else "data.train"]
     return settings
