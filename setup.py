@@ -10,7 +10,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["yoda_jax", "yoda_jax.*"]),
     package_data={
-        "yoda_jax.weights": ["*.npz", "LICENSES.md"],
+        "yoda_jax.weights": ["*.npz", "*.safetensors", "LICENSES.md"],
         "yoda_jax.evaluation": ["page.html"],
     },
     # What up-scaling needs.

@@ -120,6 +120,8 @@ def get_config() -> ConfigDict:
     c.eval.sheet_pictures = 6  # rows of the picture sheet
     # whole pictures in place of the records: NAME:SOURCE[,NAME:SOURCE...], as data.eval
     c.eval.sets = ""
+    # of mode compare: one more row, of a run, an exported file, or "photos_x4" of the package
+    c.eval.beside = ""
     c.eval.name = "eval"  # folder in the workdir; another one for other held-out pictures
 
     c.sweep = ConfigDict()

@@ -77,6 +77,11 @@ def test_show_prints_parameters_flops_and_memory(tmp_path):
             "--output is of --mode=export or upscale, found --mode=import.",
         ),
         ("export", [], "--mode=export needs --output=FILE, found none."),
+        (
+            "upscale",
+            ["--input=x", "--weights=photos_x4", "--step=3"],
+            "--step is of a run, found --weights=photos_x4 too.",
+        ),
         ("train", ["--input=x.pth"], "--input is of --mode=import or upscale, found --mode=train."),
         (
             "train",

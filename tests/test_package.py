@@ -10,11 +10,7 @@ from command_line import ROOT
 from PIL import Image
 from skimage import data
 
-from yoda_jax.jobs import export_weights
-from yoda_jax.upscaler import configuration_of
-
 pytestmark = pytest.mark.slow
-RUN = ROOT / "tests/golden/run_before_renaming"
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +47,9 @@ def python(wheel, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-    """A folder with a photograph and a file of weights, whose map needs no backbone."""
+    """A folder with a photograph."""
     folder = tmp_path_factory.mktemp("elsewhere")
     Image.fromarray(data.coffee()[100:130, 200:240]).save(folder / "photo.jpg")
-    config = configuration_of(RUN)
-    export_weights.run(config, str(RUN), str(folder / "weights.safetensors"))
     return folder
 
 
@@ -74,25 +68,23 @@ def run(python, folder, *arguments):
 
 def test_the_wheel_holds_what_is_read_beside_code(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("evaluation/page.html", "weights/LICENSES.md", "weights/lpips_alex_f16.npz"):
+    weights = ("LICENSES.md", "lpips_alex_f16.npz", "photos_x4.safetensors")
+    for name in ("evaluation/page.html", *(f"weights/{name}" for name in weights)):
         assert f"yoda_jax/{name}" in names
     assert not [name for name in names if name.startswith(("tests", "configs"))]
 
 
 def test_a_photograph_is_enlarged_by_the_command(python, elsewhere):
-    done = run(
-        *(python, elsewhere, "-m", "yoda_jax.main", "--mode=upscale", "--input=photo.jpg"),
-        *("--weights=weights.safetensors", "--output=large.png", "--steps=2"),
-    )
+    done = run(*(python, elsewhere, "-m", "yoda_jax.main", "--mode=upscale", "--input=photo.jpg"))
     assert done.returncode == 0, done.stderr
-    with Image.open(elsewhere / "large.png") as image:
+    with Image.open(elsewhere / "photo_4x.png") as image:
         assert image.size == (160, 120)
 
 
 def test_and_by_python(python, elsewhere):
     code = (
         "from yoda_jax import Upscaler; import sys;"
-        "image = Upscaler.load('weights.safetensors')('photo.jpg', steps=2);"
+        "image = Upscaler.load('photos_x4')('photo.jpg', steps=2);"
         "print(image.size, sorted({'tensorflow', 'clu', 'matplotlib'} & set(sys.modules)))"
     )
     done = run(python, elsewhere, "-c", code)

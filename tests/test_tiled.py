@@ -13,6 +13,7 @@ from yoda_jax.diffusion.mask import Mask
 from yoda_jax.diffusion.schedule import linear
 from yoda_jax.models.blocks import Layers, uniform_init
 from yoda_jax.models.rrdb import RRDBNet
+from yoda_jax.pictures import to_uint8
 from yoda_jax.regression import Regression
 from yoda_jax.tiled import Tiled
 from yoda_jax.training.sharding import make_mesh
@@ -175,12 +176,18 @@ def test_a_picture_that_is_smaller_than_a_tile(mesh, params, lr, attention):
 
 def test_progress_and_the_state_are_told_after_each_step(mesh, params, lr, attention):
     told, seen = [], []
-    tiled(mesh).sample(
-        *(params, KEYS, lr, attention, told.append),
-        lambda t, steps, state: seen.append((t, int(steps.max()), state[0].shape)),
+    yoda = dataclasses.replace(YODA, base="encoder", formulation=SRDIFF)
+    made, _ = tiled(mesh, yoda).sample(
+        *(params, KEYS, lr, attention, told.append), lambda *shown: seen.append(shown)
     )
     assert told == sorted(told) and told[-1] == 1.0
-    assert [t for t, _, _ in seen] == list(range(seen[0][1] - 1, -1, -1))
+    assert [shown[0] for shown in seen] == list(range(int(seen[0][1].max()) - 1, -1, -1))
+    _, _, state, lr_up = seen[-1]
+    np.testing.assert_array_equal(to_uint8(SRDIFF.decode(state[0], lr_up)), made)
+    tiled(mesh, dataclasses.replace(yoda, mask=Mask(lower_bound=0.0))).sample(
+        *(params, KEYS, lr, np.zeros_like(attention), told.append)
+    )
+    assert told[-1] == 1.0
 
 
 def test_conditions_that_do_not_fit_are_made_anew(mesh, params, lr, attention, monkeypatch):

@@ -13,10 +13,13 @@ from skimage import data
 
 import yoda_jax
 from yoda_jax.configuration import restore
+from yoda_jax.data.degrade import downsample
 from yoda_jax.errors import UserError
+from yoda_jax.evaluation.whole import Made, WholeMeasure, enlarged
 from yoda_jax.jobs import export_weights
 from yoda_jax.runs import Run
 from yoda_jax.upscaler import Sampling, Upscaler
+from yoda_jax.weights.foreign import model_file
 
 RUN = Path(__file__).parent / "golden/run_before_renaming"  # SR3, 4x, squares of 32
 PICTURE = data.chelsea()[100:116, 120:142]  # 16 x 22
@@ -105,6 +108,9 @@ def test_threads_may_share_one(upscaler, expected):
         ({"sampler": "euler"}, "diffusion.sampler must be one of 'ddpm'"),
         ({"steps": 0}, "diffusion.sampling_steps must be at least 1"),
         ({"lower_bound": 2.0}, "mask.lower_bound must be within 0..1"),
+        ({"tile": 0}, "A tile must be a multiple of 4 and above 16 pixels, found 0"),
+        ({"batch": 0}, "A batch must be of at least one tile, found 0"),
+        ({"seed": -1}, "seed must be within 0"),
         ({"tile": 30}, "A tile must be a multiple of 4 and above 16 pixels, found 30"),
     ],
 )
@@ -128,6 +134,22 @@ def test_an_exported_file_is_the_run(expected, tmp_path):
     for name in ("weights.safetensors", "weights.public.safetensors"):
         made = Upscaler.load(tmp_path / name)(PICTURE, steps=3)
         np.testing.assert_array_equal(made, expected)
+
+
+def test_the_model_of_the_package_is_better_than_bicubic_on_pictures_it_never_saw():
+    """As it is shipped, on the middle of two photographs that are not its trainings'."""
+    model = Upscaler.load("photos_x4")
+    assert model_file("photos_x4").stat().st_size <= 8 * 2**20
+    measure = WholeMeasure(4, "pil")
+    for photo in (data.astronaut()[100:228, 180:308], data.coffee()[100:228, 200:328]):
+        lr = downsample(photo, 4, "pil")
+        nowhere = np.zeros((128, 128, 1), np.uint8)
+        ours, bicubic = (
+            measure(made, photo, lr, nowhere)
+            for made in (Made(model(lr), 0.0, 0.0), enlarged(lr, 4, "pil"))
+        )
+        assert ours["lpips"] < 0.8 * bicubic["lpips"] and ours["lr_psnr"] > 40
+        assert ours["psnr_y"] > bicubic["psnr_y"] - 1 and ours["colour_shift"] < 0.01
 
 
 def test_what_is_neither_run_nor_exported_file_is_refused(tmp_path):

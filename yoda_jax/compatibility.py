@@ -35,6 +35,7 @@ LATER: dict[str, Any] = {
     "diffusion.base": "bicubic",
     "eval.name": "eval",
     "eval.sets": "",
+    "eval.beside": "",
     "sweep.steps": (100, 50, 20, 10, 5),
     "sweep.samplers": ("ddpm",),
     "sweep.bounds": (0.05,),

@@ -1,6 +1,6 @@
 """What is compiled for sampling by tiles: on the frames of pictures, and on batches of tiles.
 
-Only the functions of tiles contain the network, and they serve frames of every size.
+Only the functions of tiles contain the network, and they serve frames of every size but the small.
 """
 
 from functools import partial

@@ -195,6 +195,9 @@ def _options(mode: str) -> dict[str, Any]:
         elif value is not None:
             raise UserError(f"--{name} is of --mode={' or '.join(modes)}, found --mode={mode}.")
     if mode == "upscale":
+        for name, value in (("step", options["step"]), ("workdir", _WORKDIR.value)):
+            if value is not None and options["weights"]:
+                raise UserError(f"--{name} is of a run, found --weights={options['weights']} too.")
         given = {name: options.pop(name) for name in _SAMPLING}
         options["sampling"] = {k: v for k, v in given.items() if v is not None}
     return options

@@ -4,7 +4,7 @@ A picture has one state. In each step the noise at a pixel is estimated in the t
 it, near a border in both, and a tile that no such pixel needs is left out. Masks nest, so tiles in
 the order in which they are first needed make the needed ones a prefix that grows, and the result is
 that of all tiles. The steps are a loop on the host: what takes long to compile, the network on a
-batch of tiles, serves pictures of every size.
+batch of tiles, serves pictures of every size that fill a batch.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Bool, Int, Key, PyTree, UInt8
 
 from yoda_jax import frames
 from yoda_jax.arrays import Array
@@ -34,7 +34,8 @@ _ENCODER_TILE, _ENCODER_HALO = 96, 8
 # Most that is kept of conditions at HR size, those of the tiles that are needed longest.
 _CONDITION_BYTES = 2**28
 
-Watch = Callable[[int, Steps, State], None]  # is shown t, the steps of all pixels, and the state
+# Is shown t, the steps of all pixels, the state and lr_up.
+Watch = Callable[[int, Steps, State, Frames], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +77,6 @@ class Tiled:
             made = self._diffused(params, keys, lr, attention, progress, watch)
         pictures, finite = frames.levels(made)
         return pictures[:, :height, :width], finite
-
-    def diffused(self, attention: Attention) -> Float[Array, "P"]:
-        return self.method.diffused(attention)
 
     @property
     def diffuses(self) -> bool:
@@ -154,7 +152,9 @@ class Tiled:
             done += needed
             progress(done / work.evaluations)
             if watch is not None:
-                watch(t - 1, steps, state)
+                watch(t - 1, steps, state, lr_up)
+        if not work.evaluations:
+            progress(1.0)
         return frames.decoded(yoda, state[0], lr_up)
 
     def _enlarged(self, params: Params, lr: LR) -> Frames:

@@ -113,11 +113,12 @@ class Upscaler:
         that the network was trained with. Raises UserError for options that cannot work.
         """
         if isinstance(pictures, list | tuple):
-            return [self(p, attention=attention, progress=progress, **options) for p in pictures]
+            given = {"attention": attention, "progress": progress, "watch": watch, **options}
+            return [self(picture, **given) for picture in pictures]
         planes, finish = _opened(pictures)
         sampling = Sampling(**options)
         tiled = self.tiled(sampling)
-        if attention is None:
+        if attention is None or sampling.late_start is not None:
             attention = self.attention(planes.colours, sampling)
         given = (planes.colours, attention, sampling.seed, progress, watch)
         return finish(planes.enlarged(self.sampled(tiled, *given)))
@@ -133,11 +134,14 @@ class Upscaler:
                 config[group][key] = value
         if sampling.late_start is not None:
             config.mask.update(enabled=True, lower_bound=sampling.late_start, truncate=0.0)
+        config.seed = sampling.seed
         fields.validate(config, "upscale")
+        if sampling.batch < 1:
+            raise UserError(f"A batch must be of at least one tile, found {sampling.batch}.")
         mesh = make_mesh(jax.local_devices())
         network, scale = inference.network(config), config.data.scale
         unit = math.lcm(scale, network.reduction)
-        tile = sampling.tile or config.data.hr_size
+        tile = config.data.hr_size if sampling.tile is None else sampling.tile
         if tile % unit or tile <= 4 * scale:
             raise UserError(
                 f"A tile must be a multiple of {unit} and above {4 * scale} pixels, found {tile}; "

@@ -168,3 +168,10 @@ def test_pictures_of_many_shapes_make_inputs_of_few(height, width):
     assert (max(shape[:2]) - 19 * 14) % 28 == 0  # an eighth of 19 cells, in whole cells
     longer = 19 * 14 * max(height, width) / min(height, width)
     assert abs(max(shape[:2]) - longer) <= 14
+
+
+@pytest.mark.parametrize("shape", [(1, 2000), (500, 3), (40, 161)])
+def test_thin_pictures_are_looked_at_without_growing_out_of_bounds(shape):
+    seen = attention_input(np.zeros((*shape, 3), np.uint8), 224, 1)
+    assert max(seen.shape) == 4 * 224 and min(seen.shape[:2]) >= 8
+    assert np.argmax(seen.shape[:2]) == np.argmax(shape)

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from yoda_jax.data.decode import BadPicture
-from yoda_jax.data.planes import WRITTEN, Planes, write_picture
+from yoda_jax.data.planes import WRITTEN, Planes, check_size, write_picture
+from yoda_jax.errors import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
@@ -110,3 +111,11 @@ def test_what_is_no_picture_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(io.BytesIO(b"nothing").getvalue())
     with pytest.raises(BadPicture, match="a.png cannot be used because"):
         Planes.of_file(tmp_path / "a.png")
+
+
+def test_a_picture_too_large_for_its_format_is_refused_before_it_is_made():
+    for size in ((16_384, 8), (8, 16_384)):
+        with pytest.raises(UserError, match="at most 16383 pixels a side, as WEBP is"):
+            check_size(size, "a.webp")
+        for ending in (".jpg", ".png", ".tif"):
+            check_size(size, f"a{ending}")

@@ -11,10 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data
 
+from configs import default
 from yoda_jax.data.degrade import downsample
 from yoda_jax.evaluation import fidelity
 from yoda_jax.evaluation.intervals import bootstrap
-from yoda_jax.evaluation.whole import Made, Results, WholeMeasure, _safe, pixels_print, sampled
+from yoda_jax.evaluation.whole import (
+    Made,
+    Results,
+    WholeMeasure,
+    _safe,
+    made_by,
+    pixels_print,
+    sampled,
+)
 from yoda_jax.evaluation.whole_report import SHOWN
 from yoda_jax.models.rrdb import RRDBNet
 from yoda_jax.regression import Regression
@@ -64,10 +73,26 @@ def test_a_fault_counts_where_attention_is_high_or_elsewhere(measure):
 def test_figures_are_kept_with_what_was_asked_for(tmp_path):
     results = Results(epath.Path(tmp_path))
     assert results.get("map: a/b", "x/y.png", {"seed": 0}) is None
-    results.put("map: a/b", "x/y.png", {"seed": 0}, {"psnr": 3.0})
-    assert results.get("map: a/b", "x/y.png", {"seed": 0}) == {"psnr": 3.0}
-    assert results.get("map: a/b", "x/y.png", {"seed": 1}) is None
-    assert results.rows() == {"map: a/b": {"x/y.png": {"psnr": 3.0}}}
+    asked = {"seed": 0, "chain": {"steps": (1, 2)}}
+    results.put("map: a/b", "x/y.png", asked | {"picture": "p"}, {"psnr": 3.0})
+    results.put("map: a/b", "gone.png", asked, {"psnr": 4.0})
+    assert results.get("map: a/b", "x/y.png", asked | {"picture": "p"}) == {"psnr": 3.0}
+    assert results.get("map: a/b", "x/y.png", asked) is None
+    assert results.rows(["x/y.png"], asked) == {"map: a/b": {"x/y.png": {"psnr": 3.0}}}
+    assert results.rows(["x/y.png"], asked | {"seed": 1}) == {}
+
+
+def test_weights_map_and_chain_are_what_a_picture_is_made_by():
+    config = default.get_config()
+    before = made_by(config.to_dict(), {"a": np.zeros(3)}, 0)
+    config.attention.batch_size, config.train.steps = 3, 7
+    assert made_by(config.to_dict(), {"a": np.zeros(3)}, 0) == before
+    changes = {"attention.fraction": 0.1, "diffusion.spacing": "quadratic", "mask.input": "masked"}
+    for field, value in changes.items():
+        other = default.get_config()
+        other.update_from_flattened_dict({field: value})
+        assert made_by(other.to_dict(), {"a": np.zeros(3)}, 0) != before
+    assert made_by(config.to_dict(), {"a": np.ones(3)}, 0) != before
 
 
 def test_what_was_made_is_kept_beside_its_figures(tmp_path):
@@ -82,7 +107,7 @@ def test_what_was_made_is_kept_beside_its_figures(tmp_path):
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), unique=True))
 def test_each_name_has_a_file_of_its_own(names):
     files = [_safe(name) for name in names]
-    assert len(set(files)) == len(files)
+    assert len(set(files)) == len(files) and max(map(len, files), default=0) <= 200
     assert not any("/" in file or file.startswith(".") for file in files)
 
 

@@ -79,6 +79,20 @@ class TestSets:
         with Image.open(result) as image:
             assert image.size == (75 // scale * scale, 58 // scale * scale)
 
+    def test_what_is_no_longer_asked_for_does_not_count(self, evaluated, pictures, tmp_path):
+        workdir, config = copied(tmp_path / "run")
+        shutil.copytree(evaluated[0][0] / "eval", workdir / "eval")
+        fewer = shutil.copytree(pictures / "a", tmp_path / "a")
+        (fewer / "cat.png").unlink()
+        config.eval.sets, config.mask.lower_bound = f"A:folder:{fewer}", 0.0
+        evaluate.run(config, str(workdir))
+        (kept,) = (workdir / "eval/sets/A").glob("sr3*/cup*.png")
+        before = kept.stat().st_mtime_ns
+        assert figures(workdir)["A"]["pictures"] == 1
+        config.attention.power = 2.0
+        evaluate.run(config, str(workdir))
+        assert kept.stat().st_mtime_ns > before  # another map, another picture
+
     def test_differences_to_another_run_are_paired(self, evaluated):
         (_, _), (workdir, _) = evaluated
         found = figures(workdir)["A"]

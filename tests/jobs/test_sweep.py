@@ -39,7 +39,7 @@ def swept(tmp_path_factory):
 
 def test_each_chain_has_its_controls(swept, capsys):
     workdir, _ = swept
-    rows = Results(Run(workdir).folder / "sweep").rows()
+    rows = Results(Run(workdir).folder / "sweep").rows(("cat.png", "cup.png", "man.png"), {})
     assert len(rows) == 1 + 2 * 4 and all(len(pictures) == 2 for pictures in rows.values())
     for steps in (4, 2):
         label = f"ddpm, {steps} steps, l=0.3"

@@ -84,6 +84,20 @@ def test_without_an_output_results_lie_beside_the_pictures(workdir, album):
     upscaled(workdir, album / "cat.png", None)
     expected = ["in/cat.png", "in/cat_4x.png", "in/inside/cup.png"]
     assert names(album.parent) == [*expected, "in_4x/cat_4x.png", "in_4x/inside/cup_4x.png"]
+    dotted = album.rename(album.with_name("in.2024"))
+    upscaled(workdir, dotted, None)
+    assert (album.parent / "in.2024_4x/inside/cup_4x.png").exists()
+
+
+def test_results_inside_are_no_pictures_and_low_resolution_is_what_is_wanted(workdir, album):
+    (album / "inside").rename(album / "lr")
+    (album / "hr").mkdir()
+    (album / "cat.png").rename(album / "hr/cat.png")
+    for _ in range(2):
+        upscaled(workdir, album, album / "large")
+    assert names(album / "large") == ["hr/cat_4x.png", "lr/cup_4x.png"]
+    with pytest.raises(UserError, match="must hold pictures beside --output"):
+        upscaled(workdir, album / "hr", album)
 
 
 def test_the_chain_as_a_film(workdir, album, tmp_path):
@@ -95,6 +109,10 @@ def test_the_chain_as_a_film(workdir, album, tmp_path):
     )
     frames = Image.open(film)
     assert (frames.n_frames, frames.size) == (4, (3 * 48, 40))
+    with pytest.raises(UserError, match="no pixel is diffused"):
+        late = {"steps": 4, "late_start": 0.0}
+        target = tmp_path / "late.png"
+        upscaled(workdir, album / "cat.png", target, trajectory=str(film), sampling=late)
     with pytest.raises(UserError, match="--trajectory is of one picture"):
         upscaled(workdir, album, tmp_path / "other", trajectory=str(film))
 

@@ -107,6 +107,7 @@ def test_three_codes_names_of_rrdb_are_one_network(doublings, tmp_path):
             "model.name": "rrdb",
             "model.features": 6,
             "model.blocks": 2,
+            "model.skip": False,
             "data.scale": 2**doublings,
             "mask.enabled": False,
         }

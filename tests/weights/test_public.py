@@ -153,15 +153,18 @@ def test_srdiff_and_its_encoder_tell_their_settings(name, multipliers, encoder, 
         "model.multipliers": multipliers,
         "model.encoder_features": encoder[0],
         "model.encoder_blocks": encoder[1],
+        "model.encoder_skip": False,
         "data.scale": scale,
         "data.resampling": "srdiff",
         "diffusion.formulation": "srdiff",
+        "diffusion.base": "bicubic",
     }
     alone = {k.removeprefix("rrdb."): v for k, v in entries.items() if k.startswith("rrdb.")}
     assert public.settings_of("rrdb", alone, 160) == {
         "model.name": "rrdb",
         "model.features": encoder[0],
         "model.blocks": encoder[1],
+        "model.skip": False,
         "data.scale": scale,
         "mask.enabled": False,
     }

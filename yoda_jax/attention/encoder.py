@@ -36,4 +36,6 @@ class EncoderAttention:
         lr_up = Image.fromarray(lr).resize((width, height), Image.Resampling.BICUBIC)
         added = np.abs(made.astype(np.float32) - np.asarray(lr_up, np.float32)).mean(axis=2)
         grid = max(lr.shape[0] // self._cell, 1), max(lr.shape[1] // self._cell, 1)
+        if not added.any():
+            return np.zeros((1, *grid), np.float32)
         return area_mean(gaussian_filter(added, BANDWIDTH * min(made.shape[:2])), grid)[None]

@@ -137,6 +137,7 @@ def encoder_alone(config: ConfigDict, encoder: Params) -> Callable[[np.ndarray],
     for field in ("features", "blocks", "skip"):
         of_encoder.model[field] = config.model[f"encoder_{field}"]
     of_encoder.model.name = network(config).parts["encoder"]
+    encoder = jax.tree.map(np.asarray, encoder)  # a run's are on the devices of all processes
     mesh, size = make_mesh(jax.local_devices()), config.data.hr_size
     tiled = Tiled(method(of_encoder), mesh, size, 0, 8 * mesh.size)
 

@@ -95,14 +95,18 @@ def attention_input(
     With length 0 it stays as it is. The longer side becomes a multiple of the stride in steps of at
     least an eighth of the shorter one, so that pictures of many shapes make inputs of few, and at
     most four times as long; the picture is stretched a little accordingly. With stride 1 it keeps
-    its shape.
+    its shape, and the longer side bounds the shorter one, down to 8 pixels.
     """
     if shorter_side == 0:
         return lr
     sides = np.array(lr.shape[:2])
-    step = stride * max(1, shorter_side // stride // 8) if stride > 1 else 1
-    excess = shorter_side * (sides / sides.min() - 1)
-    if stride > 1:
-        excess = np.minimum(excess, 3 * shorter_side)
-    height, width = shorter_side + np.rint(excess / step) * step
+    excess, longest = shorter_side * (sides / sides.min() - 1), 4 * shorter_side
+    if stride == 1:
+        shape = shorter_side + np.rint(excess)
+        if shape.max() > longest:
+            shape = np.maximum(np.rint(shape * longest / shape.max()), min(8, shorter_side))
+    else:
+        step = stride * max(1, shorter_side // stride // 8)
+        shape = shorter_side + np.rint(np.minimum(excess, 3 * shorter_side) / step) * step
+    height, width = shape
     return resize_photo(lr, (int(height), int(width)))

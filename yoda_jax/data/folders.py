@@ -42,12 +42,12 @@ def extensions() -> tuple[str, ...]:
     return tuple(sorted(e for e, kind in registered.items() if kind in (*FORMATS, "MPO")))
 
 
-def pictures(spec: str, roots: list[Path]) -> list[Pictures]:
+def pictures(spec: str, roots: list[Path], pairs: bool = False) -> list[Pictures]:
     """(relative POSIX path, path) of the pictures below each folder.
 
     A file that several names or links lead to is taken once, by a name without links if it has
-    one. Raises `UserError` where a folder holds no picture or cannot be read, or where HR pictures
-    lie beside their LR ones.
+    one. Raises `UserError` where a folder holds no picture or cannot be read, or without `pairs`
+    where HR pictures lie beside their LR ones.
     """
     taken: set[object] = set()
     found = []
@@ -78,7 +78,8 @@ def pictures(spec: str, roots: list[Path]) -> list[Pictures]:
                 if not ((file := _identity(path)) in taken or taken.add(file))
             ]
         )
-    _refuse_pairs(spec, roots, found)
+    if not pairs:
+        _refuse_pairs(spec, roots, found)
     return found
 
 

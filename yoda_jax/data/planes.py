@@ -12,6 +12,7 @@ from PIL import Image
 
 from yoda_jax.data.colour import to_srgb
 from yoda_jax.data.decode import MAX_PIXELS, Shown, alpha_of, colours_of, picture_file
+from yoda_jax.errors import UserError
 from yoda_jax.runs import located, write_whole
 
 # Ending of a file that is written -> (Pillow's format, options but for the quality).
@@ -24,6 +25,7 @@ WRITTEN = {
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
     ".bmp": ("BMP", {}),
 }
+_MOST = {"JPEG": 65_500, "WEBP": 16_383}  # pixels a side
 _WITH_ALPHA = ("PNG", "WEBP", "TIFF")
 _WITH_QUALITY = ("JPEG", "WEBP")
 
@@ -68,6 +70,16 @@ class Planes:
         if self.icc:
             image.info["icc_profile"] = self.icc
         return image
+
+
+def check_size(size: tuple[int, int], path: str | os.PathLike) -> None:
+    """Raises UserError where a picture of `size` is too large for the format of a name's ending."""
+    kind, _ = WRITTEN[Path(path).suffix.lower()]
+    if max(size) > (most := _MOST.get(kind, max(size))):
+        raise UserError(
+            f"{path} must be at most {most} pixels a side, as {kind} is, and would be of "
+            f"{size[0]}x{size[1]}; let its name end in .png or .tif."
+        )
 
 
 def write_picture(image: Image.Image, path: str | os.PathLike, quality: int) -> None:

@@ -51,7 +51,7 @@ class Comparison:
         self._shown: dict[str, list[np.ndarray]] = {}
 
     def add_bicubic(self, method: Method) -> Row:
-        """The up-sampled pictures that a method starts from."""
+        """The pictures enlarged by a method's rule of bicubic interpolation."""
         zeros = np.zeros(self.held_out.batch_size // jax.process_count())
 
         def upscale(ids: Int[np.ndarray, " b"], rows: Batch) -> UInt8[np.ndarray, "b H W 3"]:

@@ -7,8 +7,8 @@ Two protocols stand side by side: RGB of all pixels, as everywhere here, and the
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial, reduce
 from typing import Any, NamedTuple
 from urllib.parse import quote
 from zlib import crc32
@@ -25,6 +25,7 @@ from yoda_jax.evaluation.sheet import encoded
 from yoda_jax.pictures import Resampling, to_uint8, to_unit, upsample
 from yoda_jax.runs import write_whole
 from yoda_jax.tiled import Tiled
+from yoda_jax.training.state import Params
 from yoda_jax.weights.lpips import load_lpips_alex
 
 HIGH = 0.75  # A above this quantile of the picture's counts as high
@@ -132,18 +133,25 @@ class Results:
 
     def asked(self, row: str) -> dict[str, dict[str, Any]]:
         """Picture -> what was asked for, of all in a row."""
-        return {one["picture"]: one["asked"] for one in self._all(row)}
+        return {one["picture"]: one["asked"] for one in self._all(self.folder / _safe(row))}
 
-    def rows(self) -> Rows:
-        """Row -> picture -> figures, of all that is there."""
-        found: dict[str, dict[str, dict[str, float]]] = {}
-        for one in self._all("*"):
-            found.setdefault(one["row"], {})[one["picture"]] = one["figures"]
+    def rows(self, pictures: Collection[str], asked: Mapping[str, Any]) -> Rows:
+        """Row -> picture -> figures, of these pictures, that were made as asked for.
+
+        A picture's figures may have been asked for with more, of that picture alone.
+        """
+        wanted = json.loads(json.dumps(asked))
+        found: Rows = {}
+        for folder in self.folder.iterdir() if self.folder.exists() else ():
+            for one in self._all(folder):
+                if one["picture"] in pictures and {**one["asked"], **wanted} == one["asked"]:
+                    found.setdefault(one["row"], {})[one["picture"]] = one["figures"]
         return found
 
-    def _all(self, row: str) -> Iterator[dict[str, Any]]:
-        for path in sorted(self.folder.glob(f"{row if row == '*' else _safe(row)}/*.json")):
-            yield json.loads(path.read_text())
+    def _all(self, folder: epath.Path) -> Iterator[dict[str, Any]]:
+        if folder.is_dir():
+            for path in sorted(p for p in folder.iterdir() if p.suffix == ".json"):
+                yield json.loads(path.read_text())
 
     def _kept(self, row: str, picture: str) -> dict[str, Any]:
         path = self._path(row, picture)
@@ -157,6 +165,19 @@ class Results:
 def to_image(pixels: UInt8[np.ndarray, "H W C"]) -> Image.Image:
     """A picture of three channels or one."""
     return Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
+
+
+def made_by(config: Mapping[str, Any], params: Params, seed: int) -> dict[str, Any]:
+    """What a sampled picture depends on but for itself, to be asked for: see `Results`."""
+    leaves = (np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
+    attention = {k: v for k, v in config["attention"].items() if k != "batch_size"}
+    return {
+        "weights": f"{reduce(lambda sum, leaf: crc32(leaf, sum), leaves, 0):08x}",
+        "seed": seed,
+        "attention": attention,
+        **{group: config[group] for group in ("diffusion", "mask")},
+        **{field: config["data"][field] for field in ("hr_size", "resampling")},
+    }
 
 
 def pixels_print(picture: UInt8[np.ndarray, "H W 3"]) -> str:
@@ -183,5 +204,8 @@ def enlarged(lr: UInt8[np.ndarray, "h w 3"], scale: int, resampling: Resampling)
 
 
 def _safe(name: str) -> str:
-    """A file's name for any name, another one for each."""
-    return quote(name, safe=" ,=+", errors="surrogateescape").replace(".", "%2E")
+    """A file's name for any name, another one for each, of at most 200 characters."""
+    safe = quote(name, safe=" ,=+", errors="surrogateescape").replace(".", "%2E")
+    if len(safe) <= 200:
+        return safe
+    return f"{safe[:180]} {crc32(safe.encode()):08x}"

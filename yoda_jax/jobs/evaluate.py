@@ -19,7 +19,14 @@ from yoda_jax.data.photos import Source, open_sets
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation import report, whole_report
 from yoda_jax.evaluation.page import Comparison
-from yoda_jax.evaluation.whole import Results, WholeMeasure, enlarged, pixels_print, sampled
+from yoda_jax.evaluation.whole import (
+    Results,
+    WholeMeasure,
+    enlarged,
+    made_by,
+    pixels_print,
+    sampled,
+)
 from yoda_jax.evaluation.whole_report import Measured
 from yoda_jax.jobs import precompute
 from yoda_jax.logs import Eta
@@ -97,11 +104,12 @@ def _whole(config: ConfigDict, where: Run, weights: Weights, against: str | None
         measured = {}
         for name in sets:
             results = Results(folder / name)
-            rows, order, others = results.rows(), [_BICUBIC, label], [_BICUBIC]
+            names = list(sets[name].names)
+            rows, order, others = results.rows(names, one.asked), [_BICUBIC, label], [_BICUBIC]
             if against:
                 other = f"{rival} of {against}"
                 theirs = Results(_folder(config, Run(against)) / name)
-                rows[other] = _paired(theirs, rival, results, label)
+                rows[other] = _paired(theirs, rival, results, label, names)
                 order, others = [_BICUBIC, other, label], [_BICUBIC, other]
             measured[name] = Measured(rows, order, {label: others})
         shown = _comparisons(config, sets, folder, label, one.hr)
@@ -138,16 +146,11 @@ class _OfOne:
         steps = config.diffusion.sampling_steps
         self._tiled = upscaler.tiled(Sampling(batch=batch, steps=steps))
         self._measure = WholeMeasure(upscaler.scale, config.data.resampling)
-        self._sampled = {
-            "step": weights.step,
-            "seed": config.seed,
-            "diffusion": config.diffusion.to_dict(),
-            "mask": config.mask.to_dict(),
-        }
+        self.asked = made_by(config.to_dict(), weights.params, config.seed)
 
     def __call__(self, results: Results, name: str, load: Load) -> None:
         hr = self.hr(name, load)
-        asked = self._sampled | {"picture": pixels_print(hr)}
+        asked = self.asked | {"picture": pixels_print(hr)}
         if all(results.get(row, name, asked) for row in (_BICUBIC, self._label)):
             return
         lr = downsample(hr, self._upscaler.scale, self._data.resampling)
@@ -193,7 +196,9 @@ def _rival(config: ConfigDict, against: str, sets: list[str]) -> str:
     return found["label"]
 
 
-def _paired(theirs: Results, label: str, mine: Results, own: str) -> dict[str, dict[str, float]]:
+def _paired(
+    theirs: Results, label: str, mine: Results, own: str, names: list[str]
+) -> dict[str, dict[str, float]]:
     """The row of another evaluation; raises UserError where it saw other pictures."""
     here, there = mine.asked(own), theirs.asked(label)
     for name in here.keys() & there.keys():
@@ -202,7 +207,7 @@ def _paired(theirs: Results, label: str, mine: Results, own: str) -> dict[str, d
                 f"--against saw another picture {name} ({there[name]['picture']} there, "
                 f"{here[name]['picture']} here, as size and checksum); evaluate it anew."
             )
-    return theirs.rows()[label]
+    return theirs.rows(names, {})[label]
 
 
 def _comparisons(

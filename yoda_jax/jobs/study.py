@@ -26,7 +26,7 @@ _IRRELEVANT = (
     "data.max_megapixels "
     "attention.weights attention.batch_size train.log_every train.checkpoint_every "
     "train.keep_checkpoints train.join_seconds train.eval_every train.eval_pictures train.best "
-    "train.offset_warning train.profile_at eval.sheet_pictures eval.name eval.sets"
+    "train.offset_warning train.profile_at eval.sheet_pictures eval.name eval.sets eval.beside"
 ).split()
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
@@ -23,7 +24,15 @@ from yoda_jax.diffusion.mask import sampling_steps
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation import whole_report
 from yoda_jax.evaluation.sweep_report import curves
-from yoda_jax.evaluation.whole import Results, WholeMeasure, enlarged, pixels_print, sampled
+from yoda_jax.evaluation.whole import (
+    Results,
+    Rows,
+    WholeMeasure,
+    enlarged,
+    made_by,
+    pixels_print,
+    sampled,
+)
 from yoda_jax.evaluation.whole_report import Measured
 from yoda_jax.logs import Eta
 from yoda_jax.processes import is_first, together
@@ -64,12 +73,14 @@ def run(config: ConfigDict, workdir: str, step: int | None = None) -> None:
     chains = [Chain(*p) for p in itertools.product(c.steps, c.samplers, c.bounds, c.truncate)]
     results = Results(where.folder / "sweep")
     measure = WholeMeasure(upscaler.scale, config.data.resampling)
-    mine = _pictures(config)[jax.process_index() :: jax.process_count()]
+    pictures = _pictures(config)
+    shared = made_by(config.to_dict(), weights.params, config.seed)
+    mine = pictures[jax.process_index() :: jax.process_count()]
     eta = Eta("sweep", len(mine) * len(chains))
     for i, (name, hr) in enumerate(mine):
         lr = downsample(hr, upscaler.scale, config.data.resampling)
         own = upscaler.attention(lr)
-        asked = {"step": weights.step, "seed": config.seed, "picture": pixels_print(hr)}
+        asked = shared | {"picture": pixels_print(hr)}
         if results.get(BICUBIC, name, asked) is None:
             made = enlarged(lr, upscaler.scale, config.data.resampling)
             results.put(BICUBIC, name, asked, measure(made, hr, lr, own))
@@ -83,7 +94,8 @@ def run(config: ConfigDict, workdir: str, step: int | None = None) -> None:
             eta.reached(i * len(chains) + j + 1)
     together(lambda: None)
     if is_first():
-        _report(where, results, chains, upscaler.scale)
+        rows = results.rows([name for name, _ in pictures], shared)
+        _report(results.folder, rows, chains, upscaler.scale)
 
 
 def _pictures(config: ConfigDict) -> list[tuple[str, UInt8[np.ndarray, "H W 3"]]]:
@@ -128,8 +140,7 @@ def _rows(
     yield f"constant: as {chain.label}", late, flat
 
 
-def _report(where: Run, results: Results, chains: list[Chain], scale: int) -> None:
-    rows = results.rows()
+def _report(folder: epath.Path, rows: Rows, chains: list[Chain], scale: int) -> None:
     order = [BICUBIC]
     pairs = {}
     for chain in chains:
@@ -143,7 +154,7 @@ def _report(where: Run, results: Results, chains: list[Chain], scale: int) -> No
     facts = {"protocol": whole_report.protocol(scale, jax.devices()[0].device_kind)}
     drawn = {"Quality against seconds": png.getvalue()}
     text = whole_report.write(
-        results.folder, "Does leaving tiles out pay?", facts, {"sweep": measured}, (), drawn
+        folder, "Does leaving tiles out pay?", facts, {"sweep": measured}, (), drawn
     )
-    write_whole(results.folder / "curves.png", png.getvalue())
-    print(f"\n{text}\n\nreport {results.folder / 'report.html'}")
+    write_whole(folder / "curves.png", png.getvalue())
+    print(f"\n{text}\n\nreport {folder / 'report.html'}")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from yoda_jax.data.decode import BadPicture, silent_decoders
 from yoda_jax.data.folders import pictures
-from yoda_jax.data.planes import WRITTEN, Planes, write_picture
+from yoda_jax.data.planes import WRITTEN, Planes, check_size, write_picture
 from yoda_jax.errors import UserError
 from yoda_jax.evaluation.trajectory import Trajectory
 from yoda_jax.processes import decided, together
@@ -56,11 +56,13 @@ def run(
     def upscale(source: Path, target: Path) -> None:
         nonlocal seconds
         planes = Planes.of_file(source, config.data.max_megapixels * 1_000_000)
+        height, width = (upscaler.scale * side for side in planes.colours.shape[:2])
+        check_size((width, height), target)
         attention = upscaler.attention(planes.colours, options)
         if seconds is None:
             seconds = tiled.seconds_a_batch(upscaler.params)
         _tell(tiled, planes, source, attention, seconds)
-        shown = Trajectory(tiled.method, planes.colours) if trajectory else None
+        shown = Trajectory(tiled.method, (height, width)) if trajectory else None
         with tqdm(total=1.0, desc=target.name, bar_format=_BAR, file=sys.stderr) as bar:
             given = (planes.colours, attention, options.seed)
             picture = upscaler.sampled(tiled, *given, lambda s: bar.update(s - bar.n), shown)
@@ -98,7 +100,8 @@ def _works(input: str, output: str | None, scale: int) -> list[tuple[Path, Path]
     source = Path(located(on_a_disk("--input", input)))
     if not source.exists():
         raise UserError(f"--input={input} must be a picture or a folder of some, found nothing.")
-    if output is None:
+    named = output is not None
+    if not named:
         beside = source.resolve().parent
         name = source.resolve().name
         output = os.fspath(beside if source.is_file() else beside / f"{name}_{scale}x")
@@ -108,11 +111,15 @@ def _works(input: str, output: str | None, scale: int) -> list[tuple[Path, Path]
             target = target / f"{source.stem}_{scale}x.png"
         _check_ending(target, output)
         return [(source, target)]
-    if target.suffix and not target.is_dir():
+    if named and target.suffix and not target.is_dir():
         raise UserError(
             f"--output={output} must be a folder, as --input={input} is one; leave out the ending."
         )
-    found = [(Path(name), Path(path)) for name, path in sorted(pictures(input, [source])[0])]
+    every = sorted(pictures(input, [source], pairs=True)[0])
+    inside = target.resolve()  # results of before are no pictures of one's own
+    found = [(Path(n), Path(p)) for n, p in every if inside not in Path(p).resolve().parents]
+    if not found:
+        raise UserError(f"--input={input} must hold pictures beside --output={output}, found none.")
     stems = Counter(name.with_suffix("") for name, _ in found)
     works = []
     for name, path in found:

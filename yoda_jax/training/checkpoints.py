@@ -56,6 +56,7 @@ class Checkpoints:
         except BaseException:
             self._folder.close()
             raise
+        self._best = best
         kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
         larger = best in _LARGER_IS_BETTER
 
@@ -118,7 +119,12 @@ class Checkpoints:
         return self._folder.configuration(self._at(step)) or {}
 
     def evaluated(self, step: int) -> bool:
-        """Whether there is no such checkpoint, or it was saved with figures."""
+        """Whether there is no such checkpoint, or it was saved with figures, as all are for `best`.
+
+        Without `best` figures are not saved, and it is taken for evaluated.
+        """
+        if not self._best:
+            return True
         folder = self._folder.path / str(step)
         return decided(lambda: not folder.exists() or (folder / "metrics").exists())
 

@@ -115,7 +115,7 @@ def _exported(
         settings = {  # JSON knows no tuples
             f"model.{field}": tuple(value) if isinstance(value, list) else value
             for field, value in model.items()
-            if value not in (0, "")
+            if value is False or value not in (0, "")
         }
         # Attention belongs to levels, which have other sizes at another HR size.
         if sizes := settings.get("model.attention_resolutions"):

@@ -99,10 +99,11 @@ def _srdiff(entries: Entries) -> dict[str, Any]:
         "data.scale": _size(entries, "denoise_fn.cond_proj.weight", 2) // 2,
         "data.resampling": "srdiff",
         "diffusion.formulation": "srdiff",
+        "diffusion.base": "bicubic",
     }
 
 
-def _rrdb(entries: Entries, prefix: str = "", part: str = "") -> dict[str, int]:
+def _rrdb(entries: Entries, prefix: str = "", part: str = "") -> dict[str, Any]:
     """Features and blocks of an RRDB network, in the fields of that part of a network."""
     features = _size(entries, f"{prefix}conv_first.bias")
     channels = _size(entries, f"{prefix}conv_first.weight", 1)
@@ -117,7 +118,8 @@ def _rrdb(entries: Entries, prefix: str = "", part: str = "") -> dict[str, int]:
             "RealESRGAN_x4plus.pth."
         )
     blocks = 1 + _last(entries, rf"{re.escape(prefix)}RRDB_trunk\.(\d+)")
-    return {f"model.{part}features": features, f"model.{part}blocks": blocks}
+    sizes = {f"model.{part}features": features, f"model.{part}blocks": blocks}
+    return sizes | {f"model.{part}skip": False}
 
 
 def _last(entries: Entries, pattern: str) -> int:

@@ -1,0 +1,103 @@
+"""Which map is best at equal diffusion? python -m tests.bench.maps --pictures=FOLDER.
+
+Whole photographs, reduced by the model's scale, are up-scaled again under one map after another,
+each raised for each photograph to the power that makes its mean diffused share one of --fractions;
+"constant" diffuses every pixel equally long. Figures are means over --seeds of the noise; inside is
+the quarter of the photograph that DINO's map is highest in, for every map. Prints Markdown tables:
+means, and differences to DINO's map by photograph. What is done lies in --output and is not done
+twice.
+"""
+
+import argparse
+import os
+from functools import partial
+from pathlib import Path
+from zlib import crc32
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from yoda_jax.configuration import inference
+from yoda_jax.data.degrade import downsample
+from yoda_jax.evaluation.report import markdown
+from yoda_jax.evaluation.whole import Results, WholeMeasure, pixels_print, sampled
+from yoda_jax.evaluation.whole_report import Measured
+from yoda_jax.training.sharding import use_all_cpu_cores
+from yoda_jax.upscaler import Sampling, Upscaler
+
+DINO, PRODUCT, CONSTANT = inference.PACKAGED_BACKBONE, "edges x DINO", "constant"
+SOURCES = (DINO, "edges", inference.ENCODER, "random")
+MAPS = (*SOURCES, PRODUCT, CONSTANT)
+
+
+def shaped(attention: np.ndarray, bound: float, fraction: float) -> np.ndarray:
+    """A to the power by which min(A + bound, 1) has the mean asked for, in 8 bits."""
+    attention = attention / max(attention.max(), 1e-9)
+    low, high = -6.0, 6.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        mean = np.minimum(attention ** np.exp(middle) + bound, 1).mean()
+        low, high = (middle, high) if mean > fraction else (low, middle)
+    return np.rint(255 * attention ** np.exp(high)).astype(np.uint8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="photos_x4", help="as Upscaler.load takes it")
+    parser.add_argument("--pictures", required=True, help="a folder of photographs")
+    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--fractions", type=float, nargs="+", default=(0.06, 0.125, 0.25))
+    parser.add_argument("--bound", type=float, default=0.05)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--maps", nargs="+", default=MAPS, choices=MAPS)
+    parser.add_argument("--output", default="runs/bench_maps")
+    options = parser.parse_args()
+    use_all_cpu_cores((8,))
+    upscaler = Upscaler.load(options.model)
+    scale, rule = upscaler.scale, upscaler.config.data.resampling
+    leaves = jax.tree.leaves(upscaler.params)
+    weights = f"{crc32(b''.join(np.asarray(leaf).tobytes() for leaf in leaves)):08x}"
+    by_source = {}
+    for source in SOURCES:
+        config = upscaler.config.copy_and_resolve_references()
+        config.attention.update(source=source, weights=inference.PACKAGED, power=1.0, fraction=0.0)
+        by_source[source] = Upscaler(config, upscaler.params)
+    measure, results = WholeMeasure(scale, rule), Results(epath.Path(options.output))
+    tiled = upscaler.tiled(Sampling(steps=options.steps, mask=True, lower_bound=options.bound))
+    rows = {}
+    for path in sorted(Path(options.pictures).iterdir())[: options.count]:
+        hr = np.array(Image.open(path).convert("RGB"))
+        hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
+        lr = downsample(hr, scale, rule)
+        raw = {source: one.attention(lr) / 255.0 for source, one in by_source.items()}
+        raw[PRODUCT] = raw["edges"] * raw[DINO]
+        for fraction in options.fractions:
+            flat = np.full(raw[DINO].shape, round(255 * (fraction - options.bound)), np.uint8)
+            for name in options.maps:
+                constant = name == CONSTANT
+                attention = flat if constant else shaped(raw[name], options.bound, fraction)
+                found = []
+                for seed in range(options.seeds):
+                    row = f"{fraction:g} {name} {seed}"
+                    asked = {"picture": pixels_print(hr), "weights": weights}
+                    if (figures := results.get(row, path.stem, asked)) is None:
+                        sample = partial(upscaler.sampled, tiled, lr, attention, seed)
+                        made = sampled(tiled, attention, sample)
+                        figures = measure(made, hr, lr, raw[DINO])
+                        results.put(row, path.stem, asked, figures)
+                    found.append(figures)
+                means = {k: float(np.mean([one[k] for one in found])) for k in found[0]}
+                rows.setdefault(f"{fraction:g} {name}", {})[path.stem] = means
+    dino = [f"{fraction:g} {DINO}" for fraction in options.fractions]
+    pairs = {row: [d for d in dino if d.split()[0] == row.split()[0] and d != row] for row in rows}
+    for name, table in Measured(rows, list(rows), pairs).tables().items():
+        print(f"\n{name}\n\n{markdown(table)}")
+
+
+if __name__ == "__main__":
+    main()
