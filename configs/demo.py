@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
     c.train.log_every = 50
     c.train.checkpoint_every = 400
     c.train.eval_every = 0
+    c.eval.beside = "photos_x4"
     c.eval.pictures = 16
     c.eval.batch_size = 16
     return c

@@ -1,9 +1,12 @@
-r"""An RRDB network of 8 blocks, 4x, for real photographs: an encoder for SRDiff.
+r"""An RRDB network of 8 blocks, 4x, for real photographs: the encoder of photos_x4.py.
 
     python -m yoda_jax.main --config=configs/rrdb_photos_x4.py --config.data.train=folder:PATH
 
-Meant for the fifty photographs of 1500x1000 in the package tabler-ui 0.0.34 (npm), reduced by two
-so that no JPEG blocks are left. About five hours on two CPU cores; not trained to its end yet.
+It begins with the bicubic picture (model.skip), which it is 1.3 dB ahead of after a third of the
+steps. launch/photos_x4.sh fetches the photographs that it was trained on: 40 of 50 of 1500x1000,
+reduced by two so that no JPEG blocks are left. 12,000 steps, 3.6 a second on two cores of an AMD
+EPYC, hence 55 minutes: 1.42 dB of PSNR-Y above bicubic on 64 squares of 128x128 of the 10 others,
+and .173 of LPIPS where bicubic has .253.
 """
 
 from ml_collections import ConfigDict

@@ -34,4 +34,5 @@ train rrdb_photos_x4 "$@"
 train photos_x4 --config.model.encoder=runs/rrdb_photos_x4 \
     --config.data.records=runs/rrdb_photos_x4/records "$@"
 .venv/bin/python -m yoda_jax.main --mode=export --workdir=runs/photos_x4 --half \
+    --config.attention.source=constant --config.attention.fraction=0 --config.mask.lower_bound=0.2 \
     --output=runs/photos_x4

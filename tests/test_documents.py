@@ -69,11 +69,13 @@ def check_job(arguments):
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     assert len(values(argv)) == 1, f"{values(argv)[1:]} are no flags"
     mode = values.mode or values.config.mode
-    assert given or (mode in OF_A_RUN and values.workdir), "--config is missing"
+    of_a_run = mode == "upscale" or (mode in OF_A_RUN and values.workdir)
+    assert given or of_a_run, "--config is missing"
     fields.validate(values.config, mode)
     if given and mode not in WITHOUT_PICTURES:
         fields.require_source(values.config)
-    for needed in {"import": ["input"], "export": ["output"]}.get(mode, []):
+    paths = {"import": ["input"], "upscale": ["input"], "export": ["output"]}
+    for needed in paths.get(mode, []):
         assert values[needed].value, f"--{needed} is missing"
 
 

@@ -4,7 +4,8 @@ Squares of 320x320 out of the middle of photographs that it never saw, four of s
 many of a folder, are reduced by Pillow's bicubic rule and up-scaled by the model as it is shipped,
 without its mask, by a late start that costs as much, by its encoder alone and by what is named with
 --peers (files of `tests.bench.rdn`). Prints a Markdown table and what the model's figures are to
-those of bicubic interpolation. What was made lies in --output.
+those of bicubic interpolation. What was made lies in --output, with a sheet of
+pictures.
 """
 
 import argparse
@@ -25,17 +26,18 @@ from tests.bench import rdn
 from yoda_jax.configuration import inference
 from yoda_jax.data.degrade import downsample
 from yoda_jax.evaluation.report import markdown
+from yoda_jax.evaluation.sheet import picture_sheet
 from yoda_jax.evaluation.whole import Made, Results, WholeMeasure, enlarged, sampled
 from yoda_jax.evaluation.whole_report import Measured
 from yoda_jax.training.sharding import use_all_cpu_cores
 from yoda_jax.upscaler import Sampling, Upscaler
 
-SIDE, RULE = 320, "pil"
+SIDE, CLOSE, RULE = 320, 160, "pil"
 SHIPPED = ("astronaut", "coffee", "chelsea", "rocket")
 
 
-def middle(picture: np.ndarray) -> np.ndarray:
-    height, width = (min(SIDE, side) // 4 * 4 for side in picture.shape[:2])
+def middle(picture: np.ndarray, most: int = SIDE) -> np.ndarray:
+    height, width = (min(most, side) // 4 * 4 for side in picture.shape[:2])
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     return np.ascontiguousarray(picture[top : top + height, left : left + width])
 
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--held-out", required=True, help="a folder of photographs")
     parser.add_argument("--count", type=int, default=4, help="of them")
     parser.add_argument("--peers", nargs="*", default=())
+    parser.add_argument("--shown", type=int, default=4, help="pictures on the sheet")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="runs/bench_photos")
     options = parser.parse_args()
@@ -60,7 +63,7 @@ def main() -> None:
     by_dino.attention.update(source=inference.PACKAGED_BACKBONE, weights=inference.PACKAGED)
     by_dino = Upscaler(by_dino, upscaler.params)
     peers = {Path(path).stem: rdn.load(path) for path in options.peers}
-    measure, rows = WholeMeasure(scale, RULE), {}
+    measure, rows, shown = WholeMeasure(scale, RULE), {}, {}
     results = Results(epath.Path(options.output))
 
     for name, hr in pictures.items():
@@ -80,10 +83,18 @@ def main() -> None:
             sample = partial(upscaler.sampled, tiled, lr, attention, options.seed)
             made[way] = sampled(tiled, attention, sample)
         made |= {peer: timed(run, lr) for peer, run in peers.items()}
+        for label, picture in (
+            ("LR", lr.repeat(scale, axis=0).repeat(scale, axis=1)),
+            *((row, made[row].picture) for row in ("bicubic", "encoder alone", "shipped")),
+            ("HR", hr),
+        ):
+            shown.setdefault(label, []).append(middle(picture, CLOSE))
         for row, result in made.items():
             figures = measure(result, hr, lr, dino)
             rows.setdefault(row, {})[name] = figures
             results.put(row, name, {}, figures, result.picture)
+    sheet = picture_sheet({label: of[: options.shown] for label, of in shown.items()}, CLOSE)
+    sheet.save(Path(options.output) / "sheet.png")
     for name, table in Measured(rows, list(rows), {"shipped": list(rows)[:1]}).tables().items():
         print(f"\n{name}\n\n{markdown(table)}")
     for row in rows:

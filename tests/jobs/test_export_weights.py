@@ -84,11 +84,21 @@ def test_exported_files_hold_the_configuration_of_their_run(exported, imported):
     with Checkpoints(imported[0] / "checkpoints") as checkpoints:
         expected = checkpoints.config()
     del expected["imported"]
+    expected["data"]["records"] = ""  # a folder of this machine
     assert expected["train"] != configuration().train.to_dict()  # that which it was exported with
     for file, names in zip(exported, ("ours", "public"), strict=True):
         found = json.loads(read_metadata(file)[METADATA])
         assert found["names"] == names and found["step"] == 0
         assert found["config"] == expected
+
+
+def test_how_pictures_are_sampled_is_as_given_and_how_it_was_trained_as_saved(imported, tmp_path):
+    given = configuration(**{"mask.lower_bound": 0.4, "diffusion.sampling_steps": 7})
+    given.train.steps = 12345
+    export_weights.run(given, str(imported[0]), str(tmp_path / "file"))
+    found = json.loads(read_metadata(tmp_path / "file.safetensors")[METADATA])["config"]
+    assert found["mask"]["lower_bound"] == 0.4 and found["diffusion"]["sampling_steps"] == 7
+    assert found["train"]["steps"] != 12345
 
 
 def test_in_half_precision_it_is_half_as_large_and_rounded(exported, imported, tmp_path):

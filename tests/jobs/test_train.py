@@ -272,7 +272,7 @@ def test_a_diverging_run_stops_with_the_step_and_keeps_what_was_saved(tmp_path, 
     assert int(last_state(workdir).step) >= first + 4
 
 
-def test_compare_has_the_four_rows(tmp_path, straight):
+def test_compare_has_the_four_rows_and_the_model_of_the_package(tmp_path, straight):
     done = run(
         "--config=configs/demo.py",
         *TINY,
@@ -284,7 +284,8 @@ def test_compare_has_the_four_rows(tmp_path, straight):
     table = [line.split("|") for line in done.stdout.splitlines() if line.startswith("|")]
     labels = [row[1].strip() for row in table]
     assert labels[2:6] == ["bicubic", "base", "base + mask", "YODA, t by area"]
-    assert labels[6] == "minus base + mask" and labels[8:] == ["bicubic", "base", labels[5]]
+    assert labels[6] == "photos_x4, 20 steps"
+    assert labels[7] == "minus base + mask" and labels[9:] == ["bicubic", "base", *labels[5:7]]
     header = [cell.strip() for cell in table[0]]
     for metric in ("PSNR dB", "SSIM", "LPIPS", "colour shift", "diffused"):
         assert metric in header

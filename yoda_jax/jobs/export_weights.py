@@ -13,13 +13,18 @@ from yoda_jax.runs import Run, located, write_whole
 from yoda_jax.weights import public
 from yoda_jax.weights.foreign import METADATA
 
+# Fields that name folders of the machine, which say nothing elsewhere.
+_PLACES = (("data", "records"), ("data", "tfds_dir"), ("model", "encoder"))
+
 
 def run(
     config: ConfigDict, workdir: str, output: str, step: int | None = None, half: bool | None = None
 ) -> None:
     """Writes OUTPUT.safetensors and OUTPUT.public.safetensors, each with the configuration in it.
 
-    The latter only where the public code can do what the network was trained for.
+    That is the one of training, but for attention, mask and chain, which are those given here: how
+    the file's pictures are sampled. The latter only where the public code can do what the network
+    was trained for.
 
     The weights are those that are sampled with (averaged ones where there are), of the newest
     checkpoint or that of a step. Both files can be imported again, bit for bit, but for the
@@ -28,7 +33,11 @@ def run(
     where = Run(workdir)
     weights = restore.weights(config, where, step)
     saved = restore.saved_configuration(where, weights.step)
-    trained_with = {k: v for k, v in saved.items() if k in config}
+    given = config.to_dict()
+    sampled_with = {group: given[group] for group in ("attention", "mask", "diffusion")}
+    trained_with = {k: v for k, v in saved.items() if k in config} | sampled_with
+    for group, field in _PLACES:
+        trained_with[group] = {**trained_with[group], field: ""}
     params = jax.tree.map(np.asarray, weights.params)
     if half:
         params = jax.tree.map(_halved, params)
