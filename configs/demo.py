@@ -3,7 +3,7 @@
     bash launch/demo.sh
 
 Trains the base method and YODA for the same steps on tiles of five photographs, 4x, and compares
-them on tiles of two others: 746 CPU seconds and 2.3 GiB after the installation. The networks are
+them on tiles of two others: 723 CPU seconds and 2.3 GiB after the installation. The networks are
 tiny and the budget is short: it shows that everything works and what the mask does, not what
 the method reaches. Expect plain SR3's colours to run away (10.6 dB) and the mask to bring them back
 (24.4 dB, trained with it 25.7; bicubic 26.6); the table is in README.md.

@@ -50,10 +50,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     compared.add(label, masked, weights[1], config.seed)
     if beside is not None:
         method = beside.tiled(Sampling()).method
-        label = f"{config.eval.beside}, {method.sampling_steps} steps"
+        name = f"{config.eval.beside}, {method.sampling_steps} steps"
         everywhere = sharding.replicated(compared.mesh)
         params = jax.device_put(jax.tree.map(np.asarray, beside.params), everywhere)
-        compared.add(label, method, params, config.seed)
+        compared.add(name, method, params, config.seed)
     facts = {"steps": config.train.steps}
     compared.report(folder, build.setting(yoda), yoda.mask.lower_bound, facts, reference=_TO)
     print(
