@@ -77,18 +77,21 @@ class Cluster:
         return dict(field.split("=", 1) for field in text.split() if "=" in field)
 
     def wait(self, job: str, *states: str, seconds: float = 300) -> dict[str, str]:
-        """Waits until a job is in one of the states; a job to be begun again begins now.
+        """Waits until a job is in one of the states; a job to be begun again begins soon.
 
-        A job that is queued again has failed for a moment, so FAILED has to last.
+        A job that is queued again has failed for a moment, so FAILED has to last. Begun again in
+        the second in which it was revoked, it would be killed as revoked.
         """
-        deadline, failed = time.monotonic() + seconds, 0
+        deadline, failed, queued = time.monotonic() + seconds, 0, 0
         while True:
             found = self.state(job)
             failed = failed + 1 if found["JobState"] == "FAILED" else 0
             if found["JobState"] in states and failed in (0, 10):
                 return found
             assert time.monotonic() < deadline, found
-            if found["JobState"] == "PENDING" and found["Restarts"] != "0":
+            again = found["JobState"] == "PENDING" and found["Restarts"] != "0"
+            queued = queued + 1 if again else 0
+            if queued == 6:
                 self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
             time.sleep(0.5)
 
