@@ -117,7 +117,9 @@ def _works(input: str, output: str | None, scale: int) -> list[tuple[Path, Path]
         )
     every = sorted(pictures(input, [source], pairs=True)[0])
     inside = target.resolve()  # results of before are no pictures of one's own
-    found = [(Path(n), Path(p)) for n, p in every if inside not in Path(p).resolve().parents]
+    if source.resolve() in inside.parents:
+        every = [(name, path) for name, path in every if inside not in Path(path).resolve().parents]
+    found = [(Path(name), Path(path)) for name, path in every]
     if not found:
         raise UserError(f"--input={input} must hold pictures beside --output={output}, found none.")
     stems = Counter(name.with_suffix("") for name, _ in found)
