@@ -10,6 +10,8 @@ from command_line import ROOT, TINY, command, free_port
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
+from yoda_jax.data.records import Records
+
 pytestmark = pytest.mark.slow
 JOB = ["--config=configs/demo.py", "--mode=train", *TINY, "--config.train.log_every=1"]
 JOB += ["--config.train.eval_every=4", "--config.eval.batch_size=4", "--config.eval.pictures=5"]
@@ -19,9 +21,9 @@ LAYOUTS = {"1 x 4": (1, 4, ()), "2 x 2": (2, 2, ()), "4 x 1": (4, 1, ()), "FSDP"
 SHARED = [name for name in LAYOUTS if name != "1 x 4"]
 
 
-def start(workdir, devices, *arguments):
+def start(devices, *arguments):
     return subprocess.Popen(
-        command(*JOB, f"--workdir={workdir}", *arguments),
+        command(*arguments),
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -30,20 +32,26 @@ def start(workdir, devices, *arguments):
     )
 
 
+def together(count, devices, *arguments):
+    """The output of each of so many processes that do a job."""
+    address = f"--distributed=127.0.0.1:{free_port()},{count}"
+    several = [[f"{address},{i}"] if count > 1 else [] for i in range(count)]
+    processes = [start(devices, *arguments, *where) for where in several]
+    try:
+        outputs = [process.communicate(timeout=400) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert not any(process.returncode for process in processes), outputs
+    return outputs
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """(workdir, output of each process) of each layout."""
     folder, runs = tmp_path_factory.mktemp("layouts"), {}
     for name, (count, devices, options) in LAYOUTS.items():
-        address = f"--distributed=127.0.0.1:{free_port()},{count}"
-        several = [[f"{address},{i}"] if count > 1 else [] for i in range(count)]
-        processes = [start(folder / name, devices, *options, *where) for where in several]
-        try:
-            outputs = [process.communicate(timeout=400) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        assert not any(process.returncode for process in processes), outputs
+        outputs = together(count, devices, *JOB, f"--workdir={folder / name}", *options)
         runs[name] = folder / name, outputs
     return runs
 
@@ -98,8 +106,25 @@ def test_the_first_process_speaks_for_all(runs, layout):
     assert names[0] == names[1]
 
 
+def test_an_encoder_makes_the_maps_that_it_makes_in_one_process(tmp_path):
+    """Its parameters lie on the devices of all processes, each of which makes maps for itself."""
+    squares = [*TINY, "--config.data.train=samples:photos", "--config.data.holdout=1"]
+    rrdb = ["--config=configs/rrdb_photos_x4.py", *squares, "--config.model.blocks=2"]
+    rrdb += ["--config.train.steps=1", "--config.train.eval_every=0", "--config.eval.pictures=1"]
+    together(1, 1, *rrdb, f"--workdir={tmp_path / 'rrdb'}")
+    job = ["--config=configs/photos_x4.py", *squares, "--config.attention.source=encoder"]
+    job += [f"--config.model.encoder={tmp_path / 'rrdb'}", "--mode=precompute"]
+    for name, count in (("one", 1), ("two", 2)):
+        together(count, 2 // count, *job, f"--workdir={tmp_path / name}")
+    one, two = (Records(tmp_path / name / "records/train") for name in ("one", "two"))
+    assert len(one) == len(two) > 0
+    for i in range(len(one)):
+        # A value may round the other way.
+        np.testing.assert_allclose(one[i]["attention"], two[i]["attention"].astype(int), atol=1)
+
+
 def test_a_wrong_address_is_one_sentence(tmp_path):
-    process = start(tmp_path / "run", 1, "--distributed=here")
+    process = start(1, *JOB, f"--workdir={tmp_path / 'run'}", "--distributed=here")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "--distributed must be none, auto or HOST:PORT,COUNT,INDEX" in errors.splitlines()[-1]

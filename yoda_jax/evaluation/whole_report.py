@@ -48,11 +48,14 @@ Summaries = dict[str, dict[str, Any]]  # by figure
 
 
 class Measured(NamedTuple):
-    """What a set of pictures gave: rows in their order, and which row is compared with which."""
+    """What a set of pictures gave: rows in their order, which row is compared with which, and the
+    figures that are told of them, as `SHOWN`.
+    """
 
     rows: Rows
     order: Sequence[str]
     pairs: Mapping[str, Sequence[str]]
+    shown: Mapping[str, tuple[str, int]] = SHOWN
 
     def tables(self) -> dict[str, Lines]:
         """Means of rows over the pictures that all have, and differences."""
@@ -70,17 +73,17 @@ class Measured(NamedTuple):
 
     def _means(self) -> Lines:
         names = self._shared(self.order)
-        lines = [["", *(name for name, _ in SHOWN.values())]]
+        lines = [["", *(name for name, _ in self.shown.values())]]
         for row in self.order:
             found = self._of(names, row)
-            lines.append([row, *(_cell(found[m], digits) for m, (_, digits) in SHOWN.items())])
+            lines.append([row, *(_cell(found[m], digits) for m, (_, digits) in self.shown.items())])
         return lines
 
     def _differences(self) -> Lines:
-        lines = [["", "minus", *(name for name, _ in SHOWN.values())]]
+        lines = [["", "minus", *(name for name, _ in self.shown.values())]]
         for row, other in self._pairs():
             found = self._pair(row, other)
-            cells = (_cell(found[m], digits, "+") for m, (_, digits) in SHOWN.items())
+            cells = (_cell(found[m], digits, "+") for m, (_, digits) in self.shown.items())
             lines.append([row, other, *cells])
         return lines
 
@@ -96,7 +99,7 @@ class Measured(NamedTuple):
         Pictures whose figure is not finite are left out.
         """
         found = {}
-        for figure in SHOWN:
+        for figure in self.shown:
             values = np.array([self.rows[row][name][figure] for name in names])
             if other is not None:
                 others = np.array([self.rows[other][name][figure] for name in names])
