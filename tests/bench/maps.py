@@ -2,10 +2,11 @@
 
 Whole photographs, reduced by the model's scale, are up-scaled again under one map after another,
 each raised for each photograph to the power that makes its mean diffused share one of --fractions;
-"constant" diffuses every pixel equally long. All maps are tried with the weights of --model or,
+"constant" diffuses every pixel equally long, "constant at the cost of" another map for as many
+evaluations of the network as that takes. All maps are tried with the weights of --model or,
 with --trained, each with weights of its own, FOLDER/MAP.safetensors. Figures are means over --seeds
 of the noise; inside is the quarter of the photograph that DINO's map is highest in, for every map.
-Prints Markdown tables: means, and differences by photograph to DINO's map and to the constant one.
+Prints Markdown tables: means, and differences by photograph to DINO's map and to constant ones.
 What is done lies in --output and is not done twice.
 """
 
@@ -29,12 +30,15 @@ from yoda_jax.evaluation.fidelity import WINDOW
 from yoda_jax.evaluation.report import markdown
 from yoda_jax.evaluation.whole import HIGH, Results, WholeMeasure, pixels_print, sampled
 from yoda_jax.evaluation.whole_report import Measured
+from yoda_jax.tiled import Tiled
 from yoda_jax.training.sharding import use_all_cpu_cores
 from yoda_jax.upscaler import Sampling, Upscaler
 
 DINO, PRODUCT, CONSTANT = inference.PACKAGED_BACKBONE, "edges x DINO", "constant"
 SOURCES = (DINO, "edges", inference.ENCODER, "random")
 MAPS = (*SOURCES, PRODUCT, CONSTANT)
+COST = "constant at the cost of "
+AT_COST = tuple(COST + name for name in (DINO, inference.ENCODER))
 SHOWN = {
     "psnr": ("PSNR dB", 2),
     "ssim": ("SSIM", 3),
@@ -73,6 +77,17 @@ def apart(made: np.ndarray, hr: np.ndarray, inside: np.ndarray) -> dict[str, flo
     return figures
 
 
+def flat(share: float, bound: float, like: np.ndarray) -> np.ndarray:
+    """The map that diffuses every pixel for a share of the steps, in 8 bits."""
+    return np.full(like.shape, np.rint(255 * np.clip(share - bound, 0, 1)), np.uint8)
+
+
+def cost(tiled: Tiled, attention: np.ndarray) -> float:
+    """The evaluations of a tile that a map takes, as a share of those of all steps."""
+    work = tiled.plan(attention[None])
+    return work.evaluations / len(work.tiles) / work.chain
+
+
 def checksum(upscaler: Upscaler) -> str:
     leaves = jax.tree.leaves(upscaler.params)
     return f"{crc32(b''.join(np.asarray(leaf).tobytes() for leaf in leaves)):08x}"
@@ -88,12 +103,13 @@ def main() -> None:
     parser.add_argument("--bound", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--maps", nargs="+", default=MAPS, choices=MAPS)
+    parser.add_argument("--maps", nargs="+", default=MAPS, choices=(*MAPS, *AT_COST))
     parser.add_argument("--output", default="runs/bench_maps")
     options = parser.parse_args()
     use_all_cpu_cores((8,))
     if options.trained:
-        by_map = {m: Upscaler.load(options.trained / f"{m}.safetensors") for m in options.maps}
+        of = {name: CONSTANT if name in AT_COST else name for name in options.maps}
+        by_map = {m: Upscaler.load(options.trained / f"{of[m]}.safetensors") for m in of}
     else:
         by_map = dict.fromkeys(options.maps, Upscaler.load(options.model))
     upscaler = next(iter(by_map.values()))  # all have one encoder
@@ -116,10 +132,14 @@ def main() -> None:
         raw[PRODUCT] = raw["edges"] * raw[DINO]
         inside = raw[DINO][..., 0] > np.quantile(raw[DINO], HIGH)
         for fraction in options.fractions:
-            flat = np.full(raw[DINO].shape, round(255 * (fraction - options.bound)), np.uint8)
             for name in options.maps:
-                tiled, constant = samplers[name], name == CONSTANT
-                attention = flat if constant else shaped(raw[name], options.bound, fraction)
+                tiled, of = samplers[name], name.removeprefix(COST)
+                if name == CONSTANT:
+                    attention = flat(fraction, options.bound, raw[DINO])
+                else:
+                    attention = shaped(raw[of], options.bound, fraction)
+                if name in AT_COST:
+                    attention = flat(cost(tiled, attention), options.bound, raw[DINO])
                 found = []
                 for seed in range(options.seeds):
                     row = f"{fraction:g} {name} {seed}"
@@ -136,7 +156,7 @@ def main() -> None:
     pairs = {}
     for row in rows:
         fraction, name = row.split(" ", 1)
-        others = (f"{fraction} {other}" for other in (DINO, CONSTANT) if other != name)
+        others = (f"{fraction} {other}" for other in (DINO, CONSTANT, COST + name) if other != name)
         pairs[row] = [other for other in others if other in rows]
     for name, table in Measured(rows, list(rows), pairs, SHOWN).tables().items():
         print(f"\n{name}\n\n{markdown(table)}")
