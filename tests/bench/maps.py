@@ -1,19 +1,21 @@
 """Which map is best at equal diffusion? python -m tests.bench.maps --pictures=FOLDER.
 
 Whole photographs, reduced by the model's scale, are up-scaled again under one map after another,
-each raised for each photograph to the power that makes its mean diffused share one of --fractions;
-"constant" diffuses every pixel equally long, "constant at the cost of" another map for as many
-evaluations of the network as that takes. All maps are tried with the weights of --model or,
-with --trained, each with weights of its own, FOLDER/MAP.safetensors. Figures are means over --seeds
-of the noise; inside is the quarter of the photograph that DINO's map is highest in, for every map.
-Prints Markdown tables: means, and differences by photograph to DINO's map and to constant ones.
-What is done lies in --output and is not done twice.
+each raised for each photograph to the power that makes the mean of min(A + l, 1) one of
+--fractions, and under constant maps of --constants steps. Steps are whole, so less is diffused than
+that mean: each map is held against the constant map that diffuses as much and against the one that
+takes as many evaluations of the network, figures between two constant maps being interpolated for
+each photograph. All are tried with the weights of --model or, with --trained, each with weights of
+its own, FOLDER/MAP.safetensors. Figures are means over --seeds of the noise; inside is the quarter
+of the photograph that DINO's map is highest in, for every map. Prints Markdown tables: means, and
+differences by photograph. What is done lies in --output and is not done twice.
 """
 
 import argparse
 import os
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -24,21 +26,21 @@ from etils import epath
 from PIL import Image
 from skimage.metrics import structural_similarity
 
+from yoda_jax import frames
 from yoda_jax.configuration import inference
 from yoda_jax.data.degrade import downsample
 from yoda_jax.evaluation.fidelity import WINDOW
 from yoda_jax.evaluation.report import markdown
 from yoda_jax.evaluation.whole import HIGH, Results, WholeMeasure, pixels_print, sampled
 from yoda_jax.evaluation.whole_report import Measured
-from yoda_jax.tiled import Tiled
 from yoda_jax.training.sharding import use_all_cpu_cores
 from yoda_jax.upscaler import Sampling, Upscaler
 
 DINO, PRODUCT, CONSTANT = inference.PACKAGED_BACKBONE, "edges x DINO", "constant"
 SOURCES = (DINO, "edges", inference.ENCODER, "random")
-MAPS = (*SOURCES, PRODUCT, CONSTANT)
-COST = "constant at the cost of "
-AT_COST = tuple(COST + name for name in (DINO, inference.ENCODER))
+MAPS = (*SOURCES, PRODUCT)
+DIFFUSION, COST = ": constant, as much", ": constant, as costly"
+CONSTANTS = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # steps
 SHOWN = {
     "psnr": ("PSNR dB", 2),
     "ssim": ("SSIM", 3),
@@ -49,6 +51,7 @@ SHOWN = {
     "psnr_outside": ("PSNR, outside", 2),
     "ssim_outside": ("SSIM, outside", 3),
     "lpips_outside": ("LPIPS, outside", 4),
+    "diffused": ("diffused", 3),
     "evaluations": ("evaluations a tile", 1),
 }
 
@@ -77,20 +80,88 @@ def apart(made: np.ndarray, hr: np.ndarray, inside: np.ndarray) -> dict[str, flo
     return figures
 
 
-def flat(share: float, bound: float, like: np.ndarray) -> np.ndarray:
-    """The map that diffuses every pixel for a share of the steps, in 8 bits."""
-    return np.full(like.shape, np.rint(255 * np.clip(share - bound, 0, 1)), np.uint8)
+def flat(steps: int, chain: int, bound: float, size: tuple[int, ...]) -> np.ndarray:
+    """The map that diffuses every pixel for so many steps of a chain, in 8 bits."""
+    return np.full(size, np.ceil(255 * np.clip(steps / chain - bound, 0, 1)), np.uint8)
 
 
-def cost(tiled: Tiled, attention: np.ndarray) -> float:
-    """The evaluations of a tile that a map takes, as a share of those of all steps."""
-    work = tiled.plan(attention[None])
-    return work.evaluations / len(work.tiles) / work.chain
+def between(constants: dict[int, dict[str, float]], steps: float) -> dict[str, float]:
+    """The figures of the constant map of any number of steps; NaN above those that were made."""
+    at = sorted(constants)
+    names = constants[at[0]]
+    columns = {k: np.interp(steps, at, [constants[n][k] for n in at], right=np.nan) for k in names}
+    return {k: float(v) for k, v in columns.items()}
 
 
 def checksum(upscaler: Upscaler) -> str:
     leaves = jax.tree.leaves(upscaler.params)
     return f"{crc32(b''.join(np.asarray(leaf).tobytes() for leaf in leaves)):08x}"
+
+
+class Photograph(NamedTuple):
+    """A picture, what is seen of it, and the raw maps of that; inside is the subject."""
+
+    name: str
+    hr: np.ndarray
+    lr: np.ndarray
+    maps: dict[str, np.ndarray]
+
+    @property
+    def inside(self) -> np.ndarray:
+        return self.maps[DINO][..., 0] > np.quantile(self.maps[DINO], HIGH)
+
+
+class Sources:
+    """Photographs with their maps."""
+
+    def __init__(self, upscaler: Upscaler) -> None:
+        self._scale, self._rule = upscaler.scale, upscaler.config.data.resampling
+        self._by_source = {}
+        for source in SOURCES:
+            config = upscaler.config.copy_and_resolve_references()
+            as_it_is = {"weights": inference.PACKAGED, "power": 1.0, "fraction": 0.0}
+            config.attention.update(source=source, **as_it_is)
+            self._by_source[source] = Upscaler(config, upscaler.params)
+
+    def __call__(self, path: Path) -> Photograph:
+        hr = np.array(Image.open(path).convert("RGB"))
+        height, width = (side // self._scale * self._scale for side in hr.shape[:2])
+        hr = hr[:height, :width]
+        lr = downsample(hr, self._scale, self._rule)
+        maps = {source: one.attention(lr) / 255.0 for source, one in self._by_source.items()}
+        return Photograph(path.stem, hr, lr, maps | {PRODUCT: maps["edges"] * maps[DINO]})
+
+
+class Sampler:
+    """Samples photographs with one set of weights and measures what it makes."""
+
+    def __init__(self, upscaler: Upscaler, options: argparse.Namespace, measure: WholeMeasure):
+        sampling = Sampling(steps=options.steps, mask=True, lower_bound=options.bound)
+        self._upscaler, self._tiled = upscaler, upscaler.tiled(sampling)
+        self.chain = self._tiled.method.sampling_steps
+        self._measure, self._results = measure, Results(epath.Path(options.output))
+        self._seeds, self._asked = range(options.seeds), {"weights": checksum(upscaler)}
+        self._asked |= {"chain": self.chain, "bound": options.bound}
+
+    def __call__(self, row: str, photo: Photograph, attention: np.ndarray) -> dict[str, float]:
+        """Means of figures over the seeds."""
+        asked = {"picture": pixels_print(photo.hr), "attention": pixels_print(attention)}
+        found = []
+        for seed in self._seeds:
+            where = f"{row} {seed}", photo.name, asked | self._asked
+            if (one := self._results.get(*where)) is None:
+                one = self._made(photo, attention, seed)
+                self._results.put(*where, one)
+            found.append(one)
+        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+    def _made(self, photo: Photograph, attention: np.ndarray, seed: int) -> dict[str, float]:
+        sample = partial(self._upscaler.sampled, self._tiled, photo.lr, attention, seed)
+        made = sampled(self._tiled, attention, sample)
+        figures = self._measure(made, photo.hr, photo.lr, photo.maps[DINO])
+        steps = frames.steps(self._tiled.method, attention[None])
+        figures["diffused"] = float(steps.mean()) / self.chain
+        return figures | apart(made.picture, photo.hr, photo.inside)
 
 
 def main() -> None:
@@ -100,66 +171,52 @@ def main() -> None:
     parser.add_argument("--pictures", required=True, help="a folder of photographs")
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--fractions", type=float, nargs="+", default=(0.06, 0.125, 0.25))
+    parser.add_argument("--constants", type=int, nargs="+", default=CONSTANTS, help="steps")
     parser.add_argument("--bound", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--maps", nargs="+", default=MAPS, choices=(*MAPS, *AT_COST))
+    parser.add_argument("--maps", nargs="+", default=MAPS, choices=MAPS)
     parser.add_argument("--output", default="runs/bench_maps")
     options = parser.parse_args()
     use_all_cpu_cores((8,))
+    names = (*options.maps, CONSTANT)
     if options.trained:
-        of = {name: CONSTANT if name in AT_COST else name for name in options.maps}
-        by_map = {m: Upscaler.load(options.trained / f"{of[m]}.safetensors") for m in of}
+        by_map = {name: Upscaler.load(options.trained / f"{name}.safetensors") for name in names}
     else:
-        by_map = dict.fromkeys(options.maps, Upscaler.load(options.model))
-    upscaler = next(iter(by_map.values()))  # all have one encoder
-    scale, rule = upscaler.scale, upscaler.config.data.resampling
-    weights = {name: checksum(one) for name, one in by_map.items()}
-    sampling = Sampling(steps=options.steps, mask=True, lower_bound=options.bound)
-    by_source = {}
-    for source in SOURCES:
-        config = upscaler.config.copy_and_resolve_references()
-        config.attention.update(source=source, weights=inference.PACKAGED, power=1.0, fraction=0.0)
-        by_source[source] = Upscaler(config, upscaler.params)
-    measure, results = WholeMeasure(scale, rule), Results(epath.Path(options.output))
-    samplers = {name: one.tiled(sampling) for name, one in by_map.items()}
-    rows = {}
+        by_map = dict.fromkeys(names, Upscaler.load(options.model))
+    upscaler = by_map[CONSTANT]
+    measure = WholeMeasure(upscaler.scale, upscaler.config.data.resampling)
+    samplers = {name: Sampler(one, options, measure) for name, one in by_map.items()}
+    see, chain, rows = Sources(upscaler), samplers[CONSTANT].chain, {}  # all have one encoder
     for path in sorted(Path(options.pictures).iterdir())[: options.count]:
-        hr = np.array(Image.open(path).convert("RGB"))
-        hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
-        lr = downsample(hr, scale, rule)
-        raw = {source: one.attention(lr) / 255.0 for source, one in by_source.items()}
-        raw[PRODUCT] = raw["edges"] * raw[DINO]
-        inside = raw[DINO][..., 0] > np.quantile(raw[DINO], HIGH)
-        for fraction in options.fractions:
-            for name in options.maps:
-                tiled, of = samplers[name], name.removeprefix(COST)
-                if name == CONSTANT:
-                    attention = flat(fraction, options.bound, raw[DINO])
-                else:
-                    attention = shaped(raw[of], options.bound, fraction)
-                if name in AT_COST:
-                    attention = flat(cost(tiled, attention), options.bound, raw[DINO])
-                found = []
-                for seed in range(options.seeds):
-                    row = f"{fraction:g} {name} {seed}"
-                    asked = {"picture": pixels_print(hr), "weights": weights[name]}
-                    if (figures := results.get(row, path.stem, asked)) is None:
-                        sample = partial(by_map[name].sampled, tiled, lr, attention, seed)
-                        made = sampled(tiled, attention, sample)
-                        figures = measure(made, hr, lr, raw[DINO])
-                        figures |= apart(made.picture, hr, inside)
-                        results.put(row, path.stem, asked, figures)
-                    found.append(figures)
-                means = {k: float(np.mean([one[k] for one in found])) for k in found[0]}
-                rows.setdefault(f"{fraction:g} {name}", {})[path.stem] = means
+        photo, constants = see(path), {}
+        for steps in options.constants:
+            label = f"{CONSTANT}, {steps} steps"
+            attention = flat(steps, chain, options.bound, photo.maps[DINO].shape)
+            constants[steps] = samplers[CONSTANT](label, photo, attention)
+            rows.setdefault(label, {})[photo.name] = constants[steps]
+        for label, fraction, name in labels(options):
+            attention = shaped(photo.maps[name], options.bound, fraction)
+            found = samplers[name](label, photo, attention)
+            rows.setdefault(label, {})[photo.name] = found
+            for what, steps in (
+                (DIFFUSION, chain * found["diffused"]),
+                (COST, found["evaluations"]),
+            ):
+                rows.setdefault(label + what, {})[photo.name] = between(constants, steps)
     pairs = {}
-    for row in rows:
-        fraction, name = row.split(" ", 1)
-        others = (f"{fraction} {other}" for other in (DINO, CONSTANT, COST + name) if other != name)
-        pairs[row] = [other for other in others if other in rows]
-    for name, table in Measured(rows, list(rows), pairs, SHOWN).tables().items():
+    for label, fraction, name in labels(options):
+        pairs[label] = [label + DIFFUSION, label + COST]
+        if name != DINO and DINO in options.maps:
+            pairs[label].append(f"{fraction:g} {DINO}")
+    order = [row for row in rows if not row.endswith((DIFFUSION, COST))]
+    for name, table in Measured(rows, order, pairs, SHOWN).tables().items():
         print(f"\n{name}\n\n{markdown(table)}")
+
+
+def labels(options: argparse.Namespace) -> list[tuple[str, float, str]]:
+    """(row, fraction, map) of all that is compared."""
+    return [(f"{f:g} {name}", f, name) for f in options.fractions for name in options.maps]
 
 
 if __name__ == "__main__":

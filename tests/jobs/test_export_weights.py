@@ -8,6 +8,7 @@ import safetensors.numpy
 from golden import sr3
 from public_weights import assert_equal, configuration, parameters_of, sr3_entries
 
+from yoda_jax.configuration import restore
 from yoda_jax.errors import UserError
 from yoda_jax.jobs import export_weights, import_weights
 from yoda_jax.training.checkpoints import Checkpoints
@@ -84,12 +85,29 @@ def test_exported_files_hold_the_configuration_of_their_run(exported, imported):
     with Checkpoints(imported[0] / "checkpoints") as checkpoints:
         expected = checkpoints.config()
     del expected["imported"]
-    expected["data"]["records"] = ""  # a folder of this machine
+    # Folders of this machine.
+    expected["workdir"] = expected["data"]["records"] = ""
     assert expected["train"] != configuration().train.to_dict()  # that which it was exported with
     for file, names in zip(exported, ("ours", "public"), strict=True):
         found = json.loads(read_metadata(file)[METADATA])
         assert found["names"] == names and found["step"] == 0
         assert found["config"] == expected
+
+
+def test_exported_files_name_no_folders(imported, tmp_path, monkeypatch):
+    saved = restore.saved_configuration
+
+    def with_folders(run, step):
+        found = saved(run, step)
+        found["data"]["train"] = "folder:/home/someone/pictures"
+        found["eval"]["sets"] = "mine:folder:/home/someone/others"
+        return found
+
+    monkeypatch.setattr(restore, "saved_configuration", with_folders)
+    export_weights.run(configuration(), str(imported[0]), str(tmp_path / "file"))
+    text = read_metadata(tmp_path / "file.safetensors")[METADATA]
+    assert "someone" not in text
+    assert json.loads(text)["config"]["data"]["eval"].startswith("samples:")
 
 
 def test_how_pictures_are_sampled_is_as_given_and_how_it_was_trained_as_saved(imported, tmp_path):

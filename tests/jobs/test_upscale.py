@@ -98,6 +98,9 @@ def test_results_inside_are_no_pictures_and_low_resolution_is_what_is_wanted(wor
     assert names(album / "large") == ["hr/cat_4x.png", "lr/cup_4x.png"]
     upscaled(workdir, album / "hr", album)  # above the pictures is beside them
     assert (album / "cat_4x.png").exists()
+    for _ in range(2):
+        upscaled(workdir, album / "hr", album / "hr")
+    assert names(album / "hr") == ["cat.png", "cat_4x.png"]
 
 
 def test_the_chain_as_a_film(workdir, album, tmp_path):

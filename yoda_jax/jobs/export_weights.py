@@ -13,8 +13,10 @@ from yoda_jax.runs import Run, located, write_whole
 from yoda_jax.weights import public
 from yoda_jax.weights.foreign import METADATA
 
-# Fields that name folders of the machine, which say nothing elsewhere.
+# Fields that name folders of the machine, which say nothing elsewhere; pictures may also be a data
+# set's, whose name stays.
 _PLACES = (("data", "records"), ("data", "tfds_dir"), ("model", "encoder"))
+_PICTURES = (("data", "train"), ("data", "eval"), ("eval", "sets"))
 
 
 def run(
@@ -36,8 +38,10 @@ def run(
     given = config.to_dict()
     sampled_with = {group: given[group] for group in ("attention", "mask", "diffusion")}
     trained_with = {k: v for k, v in saved.items() if k in config} | sampled_with
-    for group, field in _PLACES:
+    folders = [(g, f) for g, f in _PICTURES if "folder:" in trained_with[g][f]]
+    for group, field in (*_PLACES, *folders):
         trained_with[group] = {**trained_with[group], field: ""}
+    trained_with["workdir"] = ""
     params = jax.tree.map(np.asarray, weights.params)
     if half:
         params = jax.tree.map(_halved, params)

@@ -127,7 +127,8 @@ def _works(input: str, output: str | None, scale: int) -> list[tuple[Path, Path]
     for name, path in found:
         stem = name.stem if stems[name.with_suffix("")] == 1 else name.name
         works.append((path, target / name.parent / f"{stem}_{scale}x.png"))
-    return works
+    made = {result.resolve() for _, result in works}  # in the same folder, results of before
+    return [(path, result) for path, result in works if path.resolve() not in made]
 
 
 def _check_ending(target: Path, output: str) -> None:
