@@ -61,7 +61,7 @@ def cubic(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # of the last pictures: large ones have matrices of some 30 MB each
 def resize_matrix(
     size_in: int, size_out: int, resampling: Resampling
 ) -> Float[np.ndarray, "out in"]:
