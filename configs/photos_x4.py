@@ -12,7 +12,7 @@ What is in the package was trained with these batches and this step on one NVIDI
 165 s for the encoder (the loop around them was not the job's): .56 of bicubic's LPIPS and 1.11 dB
 above it in PSNR-Y, on eight squares that it never saw (configs/README.md). It was exported with
 --config.attention.source=constant --config.attention.fraction=0 --config.mask.lower_bound=0.2, a
-late start of the whole picture, 4 evaluations of a tile: no map is better at that cost.
+late start of the whole picture, 4 evaluations of a tile: no map was better at its cost.
 """
 
 from ml_collections import ConfigDict

@@ -16,11 +16,9 @@ import os
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from zlib import crc32
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax
 import numpy as np
 from etils import epath
 from PIL import Image
@@ -29,9 +27,9 @@ from skimage.metrics import structural_similarity
 from yoda_jax import frames
 from yoda_jax.configuration import inference
 from yoda_jax.data.degrade import downsample
-from yoda_jax.evaluation.fidelity import WINDOW
+from yoda_jax.evaluation.fidelity import GAUSSIAN
 from yoda_jax.evaluation.report import markdown
-from yoda_jax.evaluation.whole import HIGH, Results, WholeMeasure, pixels_print, sampled
+from yoda_jax.evaluation.whole import HIGH, Results, WholeMeasure, made_by, pixels_print, sampled
 from yoda_jax.evaluation.whole_report import Measured
 from yoda_jax.training.sharding import use_all_cpu_cores
 from yoda_jax.upscaler import Sampling, Upscaler
@@ -70,9 +68,8 @@ def shaped(attention: np.ndarray, bound: float, fraction: float) -> np.ndarray:
 def apart(made: np.ndarray, hr: np.ndarray, inside: np.ndarray) -> dict[str, float]:
     """PSNR and SSIM of RGB, in and out of a part (H W) of a picture."""
     squared = np.square(made.astype(np.float64) - hr).mean(axis=-1)
-    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    whole = {"data_range": 255, "channel_axis": -1, "win_size": WINDOW, "full": True}
-    similar = structural_similarity(made, hr, **whole, **window)[1].mean(axis=-1)
+    whole = {"data_range": 255, "channel_axis": -1, "full": True}
+    similar = structural_similarity(made, hr, **whole, **GAUSSIAN)[1].mean(axis=-1)
     figures = {}
     for name, part in (("inside", inside), ("outside", ~inside)):
         figures[f"psnr_{name}"] = float(10 * np.log10(255**2 / squared[part].mean()))
@@ -91,11 +88,6 @@ def between(constants: dict[int, dict[str, float]], steps: float) -> dict[str, f
     names = constants[at[0]]
     columns = {k: np.interp(steps, at, [constants[n][k] for n in at], right=np.nan) for k in names}
     return {k: float(v) for k, v in columns.items()}
-
-
-def checksum(upscaler: Upscaler) -> str:
-    leaves = jax.tree.leaves(upscaler.params)
-    return f"{crc32(b''.join(np.asarray(leaf).tobytes() for leaf in leaves)):08x}"
 
 
 class Photograph(NamedTuple):
@@ -140,15 +132,16 @@ class Sampler:
         self._upscaler, self._tiled = upscaler, upscaler.tiled(sampling)
         self.chain = self._tiled.method.sampling_steps
         self._measure, self._results = measure, Results(epath.Path(options.output))
-        self._seeds, self._asked = range(options.seeds), {"weights": checksum(upscaler)}
-        self._asked |= {"chain": self.chain, "bound": options.bound}
+        config, how = upscaler.config.to_dict(), {"chain": self.chain, "bound": options.bound}
+        seeds = range(options.seeds)
+        self._asked = {seed: made_by(config, upscaler.params, seed) | how for seed in seeds}
 
     def __call__(self, row: str, photo: Photograph, attention: np.ndarray) -> dict[str, float]:
         """Means of figures over the seeds."""
-        asked = {"picture": pixels_print(photo.hr), "attention": pixels_print(attention)}
+        seen = {"picture": pixels_print(photo.hr), "map": pixels_print(attention)}
         found = []
-        for seed in self._seeds:
-            where = f"{row} {seed}", photo.name, asked | self._asked
+        for seed, asked in self._asked.items():
+            where = f"{row} {seed}", photo.name, asked | seen
             if (one := self._results.get(*where)) is None:
                 one = self._made(photo, attention, seed)
                 self._results.put(*where, one)

@@ -86,7 +86,7 @@ def test_exported_files_hold_the_configuration_of_their_run(exported, imported):
         expected = checkpoints.config()
     del expected["imported"]
     # Folders of this machine.
-    expected["workdir"] = expected["data"]["records"] = ""
+    expected["workdir"] = expected["data"]["records"] = expected["eval"]["beside"] = ""
     assert expected["train"] != configuration().train.to_dict()  # that which it was exported with
     for file, names in zip(exported, ("ours", "public"), strict=True):
         found = json.loads(read_metadata(file)[METADATA])
@@ -99,6 +99,8 @@ def test_exported_files_name_no_folders(imported, tmp_path, monkeypatch):
 
     def with_folders(run, step):
         found = saved(run, step)
+        found["workdir"] = found["data"]["records"] = found["data"]["tfds_dir"] = "/home/someone"
+        found["model"]["encoder"] = found["eval"]["beside"] = "/home/someone/run"
         found["data"]["train"] = "folder:/home/someone/pictures"
         found["eval"]["sets"] = "mine:folder:/home/someone/others"
         return found

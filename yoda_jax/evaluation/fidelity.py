@@ -12,6 +12,7 @@ from yoda_jax.errors import UserError
 from yoda_jax.pictures import Resampling
 
 WINDOW = 11  # SSIM's Gaussian window: sigma 1.5, cut at 3.5 sigma
+GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
 def psnr(sr: np.ndarray, hr: np.ndarray, border: int = 0, luma: bool = False) -> float:
@@ -35,9 +36,8 @@ def ssim(sr: np.ndarray, hr: np.ndarray, border: int = 0, luma: bool = False) ->
     assessment".
     """
     pair = _compared(sr, hr, border, luma, smallest=WINDOW)
-    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     axis = None if luma else -1
-    return float(structural_similarity(*pair, data_range=255, channel_axis=axis, **window))
+    return float(structural_similarity(*pair, data_range=255, channel_axis=axis, **GAUSSIAN))
 
 
 def lr_psnr(sr: np.ndarray, lr: np.ndarray, resampling: Resampling, border: int = 0) -> float:

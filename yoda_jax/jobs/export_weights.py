@@ -15,7 +15,7 @@ from yoda_jax.weights.foreign import METADATA
 
 # Fields that name folders of the machine, which say nothing elsewhere; pictures may also be a data
 # set's, whose name stays.
-_PLACES = (("data", "records"), ("data", "tfds_dir"), ("model", "encoder"))
+_PLACES = (("data", "records"), ("data", "tfds_dir"), ("model", "encoder"), ("eval", "beside"))
 _PICTURES = (("data", "train"), ("data", "eval"), ("eval", "sets"))
 
 
